@@ -1,0 +1,38 @@
+# `make` lists the targets. A target that needs Python packages first builds .venv, once, from constraints.txt.
+PYTHON ?= python3
+export MPLBACKEND := Agg
+
+PY := .venv/bin/python
+OLD := .venv/transformers4
+# The transformers major before the pinned one, and the two packages it wants older; tests put this folder on PYTHONPATH.
+OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
+
+.PHONY: help reports test notebooks clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
+
+reports: .venv/.stamp  ## regenerate reports/; options: make reports ARGS="..."
+	$(PY) -m nibkit reports $(ARGS)
+
+# pytest ends with 5 where notebooks/ holds none yet.
+test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks against their own outputs
+	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q --nbval-lax notebooks --sanitize-with notebooks/sanitize.cfg || test $$? -eq 5
+
+notebooks: .venv/.stamp  ## run the committed notebooks again, in place
+	$(PY) -m nibkit notebooks
+
+clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
+	rm -rf .venv build dist .pytest_cache *.egg-info
+	find nibkit tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+.venv/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+$(OLD)/.stamp: Makefile .venv/.stamp
+	rm -rf $(OLD)
+	$(PY) -m pip install -q --no-deps --target $(OLD) $(OLD_PINS)
+	touch $@

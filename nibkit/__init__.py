@@ -1,0 +1,37 @@
+"""nibkit: the Narrowing Information Bottleneck for CLIP, its baselines and its evidence.
+
+    import nibkit
+    clip = nibkit.load("scenes")
+    a = nibkit.explain(clip, picture, "a dog")     # Attribution: a.image, a.text, a.heatmap(), a.word_scores(), a.info
+"""
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from . import metrics
+from .attribution import Attribution
+from .methods import METHODS
+from .models import Clip, load
+
+__version__ = "0.1.0"
+__all__ = ["METHODS", "Attribution", "Clip", "explain", "load", "metrics"]
+
+
+def explain(
+    clip: Clip, image: Image.Image | Sequence[Image.Image], text: str | Sequence[str], method: str = "nib", **options
+) -> Attribution:
+    """Score the patches and tokens of one pair, or of several, by a method of METHODS.
+
+    image: PIL picture(s); text: as many texts. One picture with several texts, or one text with several pictures, is repeated.
+    options: the method's own, such as layer=9, steps=10, rule="exact". Errors: ValueError, TypeError.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method {method!r} is not one of: {', '.join(METHODS)}")
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    texts = [text] if isinstance(text, str) else list(text)
+    n = max(len(images), len(texts))
+    images, texts = (items * n if len(items) == 1 else items for items in (images, texts))
+    if len(images) != len(texts):
+        raise ValueError(f"{len(images)} pictures and {len(texts)} texts do not pair up; give one of either, or as many of both")
+    return METHODS[method](clip, clip.preprocess(images), clip.tokenize(texts), **options)

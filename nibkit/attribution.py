@@ -1,0 +1,89 @@
+"""What every method returns, and how scores become heat maps and word scores."""
+
+import functools
+import inspect
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+
+def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
+    """Scale to [0, 1] over `axis`; flat or undefined scores become 0."""
+    scores = np.nan_to_num(scores)
+    low, high = scores.min(axis, keepdims=True), scores.max(axis, keepdims=True)
+    return np.divide(scores - low, high - low, out=np.zeros_like(scores), where=high > low)
+
+
+def upsample(scores: np.ndarray, size: int) -> np.ndarray:
+    """Patch scores (B, rows, columns) -> (B, size, size), bilinear, corners not aligned."""
+    enlarged = F.interpolate(torch.as_tensor(scores)[:, None], (size, size), mode="bilinear", align_corners=False)
+    return enlarged[:, 0].numpy()
+
+
+@dataclass
+class Attribution:
+    """Scores of a batch of B pairs by one method.
+
+    image: (B, rows, columns) signed scores on the patch grid (a finer grid where the method has one), float32.
+    text: B arrays (len,), one signed score per token, BOS and EOS included.
+    info: one row per pair: cost, and what the method reports about itself.
+    size: side of the picture, pixels.
+    """
+
+    image: np.ndarray
+    text: list[np.ndarray]
+    size: int
+    info: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def __len__(self):
+        return len(self.image)
+
+    def signed_map(self) -> np.ndarray:
+        """The image scores enlarged to the picture, (B, size, size), sign and unit kept."""
+        return upsample(self.image, self.size)
+
+    def heatmap(self) -> np.ndarray:
+        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map becomes 0."""
+        return min_max(self.signed_map(), axis=(1, 2))
+
+    def word_scores(self) -> list[np.ndarray]:
+        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does."""
+        return [min_max(t) for t in self.text]
+
+
+COMMON = ("layer", "steps", "protocol", "seed", "batch_size")
+
+
+def method(function):
+    """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
+
+    Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused. Inputs are
+    checked before work starts, and `info` gains the pair's share of the seconds.
+    """
+    takes = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+    @functools.wraps(function)
+    def run(clip, pixels, ids, **options):
+        if unknown := options.keys() - {*takes, *COMMON}:
+            raise TypeError(f"{function.__name__} has no option {sorted(unknown)[0]!r}; it takes {', '.join(takes)}")
+        if options.get("protocol", "paper") not in ("paper", "corrected"):
+            raise ValueError(f"protocol={options['protocol']!r} is not one of: paper, corrected")
+        if isinstance(n := options.get("steps", 1), bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"steps={n!r} is not a whole number >= 1")
+        for tower in (clip.image, clip.text) if "layer" in options else ():
+            tower.check_layer(options["layer"])
+        clip.check(pixels, ids)
+        started = time.perf_counter()
+        result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
+        result.info["seconds"] = (time.perf_counter() - started) / len(pixels)
+        return result
+
+    return run
+
+
+def as_arrays(scores: list[torch.Tensor]) -> list[np.ndarray]:
+    return [s.float().cpu().numpy() for s in scores]

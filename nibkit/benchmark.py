@@ -1,0 +1,299 @@
+"""Dataset x methods -> one tidy row per (pair, method); tables and tests over such rows.
+
+    rows = run(clip, data.load("scenes-objects"), ["nib", "random"], out="rows.csv")
+    style(summary(rows)), compare(rows), style(beside_paper(summary(rows), "scenes-objects"))
+"""
+
+import csv
+import inspect
+import io
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pandas.io.formats.style import Styler
+from scipy import stats
+from tqdm.auto import tqdm
+
+from .attribution import COMMON
+from .methods import METHODS
+from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
+from .paths import bundled
+
+METRICS = list(HIGHER_IS_BETTER)
+NUMBERS = [*METRICS, "seconds", "passes"]
+COLUMNS = ["dataset", "pair", "text", "method", *NUMBERS, "error"]
+PAPER_ROLE = {"scenes-objects": "imagenet", "scenes-captions": "flickr8k"}  # whose place a bundled set takes in Table 2
+
+
+def run(
+    clip,
+    dataset: Sequence,
+    methods: Iterable[str] | Mapping[str, tuple[str, dict]],
+    *,
+    out: str | Path | None = None,
+    n_pairs: int = 0,
+    batch: int = 16,
+    protocol: str = "paper",
+    options: dict | None = None,
+    progress: bool = True,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Explain every pair by every method and measure it: one row per (pair, method), in the order of dataset, then methods.
+
+    dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all. methods: names of METHODS, or
+    label -> (name, options), such as {"nib exact": ("nib", {"rule": "exact"})}. options: for every method, such as layer=9.
+    out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same rows
+    as an undisturbed one; more pairs or methods may be asked for, other settings (kept in OUT.settings.json) are refused.
+
+    Columns: dataset, pair, text, method (the label), the four metrics of `metrics.confidence` (percent points), seconds
+    (measured, per pair), passes, error. A row has its metrics or, in `error`, the reason why there are none: a picture that
+    cannot be read, a caption that is too long, a method that failed on this very pair.
+    """
+    if batch < 1 or n_pairs < 0:
+        raise ValueError(f"batch={batch} must be at least 1, and n_pairs={n_pairs} at least 0 (all pairs)")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+    plan = _plan(clip, methods, {"seed": seed, "protocol": protocol, **(options or {})})
+    pairs = range(min(n_pairs, len(dataset)) if n_pairs else len(dataset))
+    order = [(str(dataset[k].id), label) for k in pairs for label in plan]
+    if len(set(order)) < len(order):
+        raise ValueError("two pairs of the dataset have the same id; rows could not be told apart: give each its own")
+    name = getattr(dataset, "name", "custom")
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(out or Path(scratch) / "rows.csv")
+        model = f"{clip.name}, weights {_checksum(clip)}"
+        done = _resume(file, {"model": model, "dataset": name, "protocol": protocol, "methods": plan})
+        finished = sum(key in done for key in order)
+        with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
+            for start in pairs[::batch]:
+                chunk = [dataset[k] for k in pairs[start : start + batch]]
+                todo = [label for label in plan if any((str(p.id), label) not in done for p in chunk)]
+                items = [_prepare(clip, name, pair) for pair in chunk] if todo else []
+                for label in todo:  # always the whole batch: its make-up shows in the last digits
+                    bar.set_postfix_str(label)
+                    good = [item for item in items if not item[0]["error"]]
+                    results = dict(zip((row["pair"] for row, *_ in good), _results(clip, good, *plan[label], protocol)))
+                    rows = [{**row, "method": label, **results.get(row["pair"], {})} for row, *_ in items]
+                    new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
+                    _write(file, new.values(), "a")
+                    done |= new
+                    bar.update(len(new))
+        done = {key: done[key] for key in order} | done
+        _replace(file, lambda part: _write(part, done.values(), "w"))
+    return pd.DataFrame([done[key] for key in order], columns=COLUMNS)
+
+
+def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
+    """label -> (name of METHODS, all its options), mistakes refused."""
+    plan = dict(methods) if isinstance(methods, Mapping) else {name: (name, {}) for name in methods}
+    for label, (name, own) in plan.items():
+        if name not in METHODS:
+            raise ValueError(f"method {name!r} is not one of: {', '.join(METHODS)}")
+        options = {**common, **own}
+        parameters = inspect.signature(METHODS[name]).parameters.values()
+        takes = {*COMMON, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
+        if unknown := sorted(options.keys() - takes):
+            raise ValueError(f"method {name!r} has no option {unknown[0]!r}; it takes {', '.join(sorted(takes))}")
+        for tower in (clip.image, clip.text) if "layer" in options else ():
+            tower.check_layer(options["layer"])
+        plan[label] = name, options
+    return plan
+
+
+# --- one batch ---------------------------------------------------------------------------------------------------
+
+
+def _prepare(clip, dataset: str, pair) -> tuple[dict, torch.Tensor | None, torch.Tensor | None]:
+    """A row without results, and the pair's pixels (1, 3, H, W) and ids; where there are none, the row says why."""
+    row = {"dataset": dataset, "pair": str(pair.id), "text": " ".join(str(pair.text).split()), **_failed("")}
+    try:
+        (ids,) = clip.tokenize([pair.text])
+        if len(ids) < 3:
+            raise ValueError(f"the caption {pair.text!r} has no word to score")
+        return row, clip.preprocess(pair.image), ids
+    except Exception as error:
+        return {**row, **_failed(error)}, None, None
+
+
+def _results(clip, items: list, name: str, options: dict, protocol: str) -> list[dict]:
+    """NUMBERS and error of each item. Where a batch fails, its pairs are tried one by one."""
+    if not items:
+        return []
+    try:
+        pixels, ids = torch.cat([pixels for _, pixels, _ in items]), [ids for *_, ids in items]
+        a = METHODS[name](clip, pixels, ids, **options)
+        table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
+        if table.isna().any(axis=None):
+            raise ValueError("a metric is not a number")
+        table[["seconds", "passes"]] = a.info.reindex(columns=["seconds", "passes"]).to_numpy()
+        return [{**row, "error": ""} for row in table.astype(float).to_dict("records")]
+    except Exception as error:
+        if len(items) == 1:
+            return [_failed(error)]
+        return [result for item in items for result in _results(clip, [item], name, options, protocol)]
+
+
+def _failed(error: Exception | str) -> dict:
+    reason = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
+    return dict.fromkeys(NUMBERS, float("nan")) | {"error": " ".join(reason.split())}
+
+
+# --- the file ----------------------------------------------------------------------------------------------------
+
+
+def _resume(file: Path, settings: dict) -> dict[tuple[str, str], dict]:
+    """The finished rows of `file`, a half-written last line cut off; a new file where there is none."""
+    beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=str))
+    lines = file.read_bytes() if file.exists() else b""
+    lines = lines[: lines.rfind(b"\n") + 1]
+    if lines:
+        known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+        methods = {label: settings["methods"].get(label, was) for label, was in known.get("methods", {}).items()}
+        for key, value in {**settings, "methods": methods}.items():
+            if known.get(key) != value:
+                raise ValueError(f"{file} was made with {key} = {known.get(key)}, not {value}; choose another file or delete it")
+        settings["methods"] = known["methods"] | settings["methods"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    _replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
+    if not lines:
+        _write(file, [], "w")
+        return {}
+    os.truncate(file, len(lines))
+    rows = csv.DictReader(io.StringIO(lines.decode("utf-8"), newline=""))
+    done = ({**row, **{key: float(row[key]) for key in NUMBERS}} for row in rows)
+    return {(row["pair"], row["method"]): row for row in done}
+
+
+def _write(file: Path, rows: Iterable[dict], mode: str) -> None:
+    """Append ("a") rows, or start the file anew ("w"); they are on the disk when this returns."""
+    with open(file, mode, encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        if mode == "w":
+            writer.writeheader()
+        writer.writerows(rows)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file anew, so that it is the old one or the new one at any moment."""
+    part = file.with_name(file.name + ".part")
+    write(part)
+    os.replace(part, file)
+
+
+def _checksum(clip) -> str:
+    crc = 0
+    for tensor in clip.model.state_dict().values():
+        crc = zlib.crc32(tensor.cpu().contiguous().numpy(), crc)
+    return f"{crc:08x}"
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def _measured(rows: pd.DataFrame) -> pd.Series:
+    return rows[METRICS].notna().all(axis=1)
+
+
+def _intervals(values: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
+    """Percentile bootstrap of the mean over axis 0: (2, columns). Equal n: the same pairs are drawn, so methods share them."""
+    n = len(values)
+    if not n:
+        return np.full((2, values.shape[1]), np.nan)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.quantile(draws @ values / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
+
+
+def summary(
+    rows: pd.DataFrame, by: str | list[str] = "method", level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Per method: n (pairs measured), failures, the mean of each metric with its bootstrap interval (METRIC_low,
+    METRIC_high, over pairs), pairs_per_second (1 / mean seconds) and passes (mean)."""
+
+    def row(group: pd.DataFrame) -> dict:
+        good = group[_measured(group)]
+        result = {"n": len(good), "failures": len(group) - len(good)}
+        low, high = _intervals(good[METRICS].to_numpy(float), level, resamples, seed)
+        for k, metric in enumerate(METRICS):
+            result |= {metric: good[metric].mean(), f"{metric}_low": low[k], f"{metric}_high": high[k]}
+        return result | {"pairs_per_second": 1 / good.seconds.mean(), "passes": good.passes.mean()}
+
+    groups = {key: row(group) for key, group in rows.groupby(by, sort=False)}
+    index = pd.MultiIndex.from_tuples(groups, names=by) if isinstance(by, list) else pd.Index(groups, name=by)
+    return pd.DataFrame(list(groups.values()), index=index)
+
+
+def compare(
+    rows: pd.DataFrame, method: str = "nib", level: float = 0.95, resamples: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Per metric, `method` against the runner-up: the best mean among all others in `rows`, over the pairs both measured.
+
+    runner_up, n, difference (method - runner-up, percent points; low, high: its bootstrap interval), better (does the
+    difference favour the method), p (two-sided) and test: Wilcoxon's signed ranks for a drop, McNemar's exact for an increase.
+    """
+    rows = rows[_measured(rows)]
+    if method not in (names := list(rows.method.unique())) or len(names) < 2:
+        raise ValueError(f"method {method!r} and at least one other must have measured rows; there are: {', '.join(names)}")
+    wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=METRICS), {}
+    for metric, higher in HIGHER_IS_BETTER.items():
+        others = wide[metric].drop(columns=method).mean()
+        runner_up = others.idxmax() if higher else others.idxmin()
+        difference = (wide[metric][method] - wide[metric][runner_up]).dropna().to_numpy(float)
+        wins, losses = (difference > 0).sum(), (difference < 0).sum()
+        if metric.endswith("increase"):
+            test, p = "McNemar", stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
+        else:
+            test, p = "Wilcoxon", stats.wilcoxon(difference).pvalue if wins + losses else 1.0
+        mean, (low, high) = difference.mean(), _intervals(difference[:, None], level, resamples, seed)[:, 0]
+        table[metric] = {
+            "runner_up": runner_up, "n": len(difference), "difference": mean, "low": low, "high": high,
+            "better": bool(mean > 0 if higher else mean < 0), "p": p, "test": test,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
+
+
+def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
+
+    dataset: a bundled set, which plays the part of one of the paper's (PAPER_ROLE), or one of the paper's own. What a label
+    says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise.
+    """
+    paper = pd.read_csv(bundled("paper/table2_benchmark.csv")).rename(columns={"fps": "pairs_per_second"})
+    role = PAPER_ROLE.get(dataset, dataset)
+    if role not in set(paper.dataset):
+        known = ", ".join([*PAPER_ROLE, *paper.dataset.unique()])
+        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's Table 2; those that have one: {known}")
+    paper = paper[paper.dataset == role].set_index("method")
+    names = [label.split(" (")[0] for label in summary.index]
+    ours = summary[[name in paper.index for name in names]]
+    theirs = paper.loc[[name for name in names if name in paper.index]].set_index(ours.index)
+    columns = [*METRICS, "pairs_per_second"]
+    sides = pd.concat({"ours": ours[columns], "paper": theirs[columns]}, axis=1)
+    return sides.swaplevel(axis=1)[[(column, side) for column in columns for side in ("ours", "paper")]]
+
+
+def style(table: pd.DataFrame) -> Styler:
+    """A table of `summary` or `beside_paper` for the eye: the best of each metric in bold, intervals in small print."""
+    first = lambda column: column[0] if isinstance(column, tuple) else column  # noqa: E731
+    shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
+    for column in shown:
+        values, better = table[column].round(2), HIGHER_IS_BETTER.get(first(column))
+        text = values.map("{:g}".format if column in ("n", "failures", "passes") else "{:.2f}".format)
+        if better is not None:
+            text = text.mask(values == (values.max() if better else values.min()), "<b>" + text + "</b>")
+        if f"{column}_low" in table:
+            low, high = (table[f"{column}_{end}"].map("{:.2f}".format) for end in ("low", "high"))
+            text = text + "<br><small>" + low + " to " + high + "</small>"
+        shown[column] = text
+    arrows = {metric: f"{metric.replace('_', ' ')} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()}
+    shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second"})
+    return shown.style.format_index(escape="html").set_table_styles([{"selector": "td", "props": "text-align: right"}])

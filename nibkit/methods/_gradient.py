@@ -1,0 +1,95 @@
+"""What the gradient methods share: one run over both encoders, and attention or activations with their gradient.
+
+The target is always the cosine of a pair's two embeddings; its gradient is taken by autograd on the state, so nothing is hooked.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..attribution import Attribution, as_arrays
+from ..towers import State, Tower, ragged
+
+
+def last(tower: Tower) -> int:
+    return len(tower.blocks) - 1
+
+
+def at_readout(x: Tensor, state: State) -> Tensor:
+    """Each pair's readout row: (B, T, ...) -> (B, ...)."""
+    return x[torch.arange(len(x), device=x.device), state.readout]
+
+
+def seen(tower: Tower, state: State) -> Tensor:
+    """(B, T) bool: the tokens an embedding can depend on, that is all of a picture's, and a text's up to its readout."""
+    place = torch.arange(state.tokens.shape[1], device=state.tokens.device)
+    return place <= state.readout[:, None] if tower.causal else (place >= 0).expand(len(state.tokens), -1)
+
+
+def scored(tower: Tower, state: State) -> Tensor:
+    """`seen` without CLS."""
+    start = 0 if tower.causal else tower.prefix
+    return seen(tower, state) & (torch.arange(state.tokens.shape[1], device=state.tokens.device) >= start)
+
+
+def explain(clip, pixels: Tensor, ids: list[Tensor], score: Callable, first: Callable, batch_size: int) -> Attribution:
+    """Both encoders by score(tower, state, layer, target) -> token scores (B, T).
+
+    `state` enters block `layer` = first(tower); `target` (B, E) is the other encoder's embedding of the same pair.
+    """
+    towers, parts = (clip.image, clip.text), torch.arange(len(pixels), device=clip.device).split(batch_size)
+    layers = [first(tower) for tower in towers]
+    states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
+    with torch.no_grad():
+        embeddings = [tower.embed(state, layer) for tower, state, layer in zip(towers, states, layers)]
+    image, text = (
+        torch.cat([score(tower, state.pick(part), layer, target[part]) for part in parts])
+        for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings))
+    )
+    patches = clip.image.patches(image).float().cpu().numpy()
+    info = pd.DataFrame({"passes": np.ones(len(ids), int)})
+    return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)
+
+
+class Attended(NamedTuple):
+    """One block: its input (B, T, C), its attention probabilities and d cosine / d probabilities, both (B, heads, T, T)."""
+
+    tokens: Tensor
+    probabilities: Tensor
+    gradient: Tensor
+
+
+def allowed(gradient: Tensor, tower: Tower) -> Tensor:
+    """A causal mask fixes the probabilities of later tokens at 0: they cannot vary, so their gradient counts as 0."""
+    return gradient.tril() if tower.causal else gradient
+
+
+def attention(tower: Tower, state: State, layer: int, target: Tensor) -> list[Attended]:
+    """Of block `layer` and every one above: one forward and one backward for all of them and all pairs."""
+    inputs, probabilities, tokens = [], [], state.tokens
+    for block in tower.blocks[layer:]:
+        p, values = block.attention(tokens, tower.causal)
+        inputs.append(tokens)
+        probabilities.append(p.requires_grad_())
+        tokens = block.from_attention(tokens, p, values)
+    cosine = F.cosine_similarity(tower.head(at_readout(tokens, state)), target)
+    gradients = torch.autograd.grad(cosine.sum(), probabilities)
+    found = zip(inputs, probabilities, gradients)
+    return [Attended(x.detach(), p.detach(), allowed(g, tower)) for x, p, g in found]
+
+
+def activation(tower: Tower, state: State, layer: int, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Output of block `layer`, given the state that enters it, and d cosine / d output: both (B, T, C).
+
+    Behind the last block only the readout token matters, so there the gradient of every other token is 0.
+    """
+    tokens = tower.run(state, layer, layer + 1).tokens.requires_grad_()
+    after = State(tokens, state.readout)
+    embedding = tower.head(at_readout(tokens, after)) if layer == last(tower) else tower.embed(after, layer + 1)
+    (gradient,) = torch.autograd.grad(F.cosine_similarity(embedding, target).sum(), tokens)
+    return tokens.detach(), gradient

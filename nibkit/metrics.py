@@ -1,0 +1,91 @@
+"""Confidence drop and increase: does the match survive when only what a map marks is shown?
+
+c0 is the cosine of the whole pair and c1 the cosine when each part is kept in proportion to its score. All figures are in
+percent points of cosine:  drop = 100 max(0, c0 - c1)  (lower is better),  increase = 100 [c1 > c0]  (higher is better).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .towers import State
+
+HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
+PROTOCOLS = ("paper", "corrected")
+
+
+def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+    drop = (c0 - c1).clamp(min=0) / (c0.clamp(min=1e-6) if relative else 1)
+    return 100 * drop.cpu().numpy(), 100.0 * (c1 > c0).cpu().numpy()
+
+
+def _without_ends(clip, ids: list[Tensor], scores: list[Tensor]) -> tuple[State, Tensor]:
+    """The paper's text input: token rows without BOS and EOS, read at the largest id, and each row's factor.
+
+    A token that occurs twice gets the product of its scores at both places, as in the published code.
+    """
+    inner, keep = [i[1:-1] for i in ids], [s[1:-1] for s in scores]
+    factors = [torch.stack([k[i == token].prod() for token in i]) for i, k in zip(inner, keep)]
+    pad = lambda rows: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # noqa: E731
+    readout = torch.stack([i.argmax() for i in inner])
+    return State(clip.text.embedding[pad(inner)], readout), pad(factors)
+
+
+@torch.no_grad()
+def confidence(
+    clip,
+    pixels: Tensor,
+    ids: list[Tensor],
+    heatmaps,
+    word_scores: Sequence,
+    protocol: str = "paper",
+    relative: bool = False,
+) -> pd.DataFrame:
+    """The paper's four metrics for B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
+
+    heatmaps (B, H, W) in [0, 1] multiply the normalised pixels (what is removed becomes the mean colour; the text is whole).
+    word_scores: B arrays (len,) in [0, 1] multiply the token rows (the picture is whole).
+
+    protocol "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its scores.
+    "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
+    relative: divide the drop by c0 (Chattopadhay et al., 2018) instead of leaving it absolute.
+    A text without a word between BOS and EOS has no text metric: nan.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+    clip.check(pixels, ids)
+    maps = torch.as_tensor(np.asarray(heatmaps)).to(pixels)
+    if maps.shape != pixels[:, 0].shape:
+        raise ValueError(f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps")
+    scores = [torch.as_tensor(np.asarray(s)).to(pixels) for s in word_scores]
+    lengths = [len(s) for s in scores]
+    if lengths != [len(i) for i in ids]:
+        raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
+
+    image, text = clip.embed_image(pixels), clip.embed_text(ids)
+    masked = clip.embed_image(pixels * maps[:, None])
+    result = dict(zip(("image_drop", "image_increase"), _drop_increase(_cos(image, text), _cos(masked, text), relative)))
+
+    usable = [k for k, i in enumerate(ids) if len(i) > 2]
+    result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
+    if usable:
+        some, kept = [ids[k] for k in usable], [scores[k] for k in usable]
+        if protocol == "paper":
+            rows, factors = _without_ends(clip, some, kept)
+        else:
+            rows = clip.text.rows(some)
+            inner = [F.pad(s[1 : n - 1], (1, 1), value=1.0) for s, n in zip(kept, (rows.readout + 1).tolist())]
+            factors = torch.nn.utils.rnn.pad_sequence(inner, batch_first=True)
+        whole = clip.text.embed_rows(rows)
+        scaled = clip.text.embed_rows(State(rows.tokens * factors[..., None], rows.readout))
+        drop, increase = _drop_increase(_cos(whole, image[usable]), _cos(scaled, image[usable]), relative)
+        result["text_drop"][usable], result["text_increase"][usable] = drop, increase
+    return pd.DataFrame(result)
+
+
+def _cos(a: Tensor, b: Tensor) -> Tensor:
+    return F.cosine_similarity(a, b)

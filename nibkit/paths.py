@@ -1,0 +1,16 @@
+"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def bundled(name: str) -> Path:
+    """Path of a bundled file or folder such as "scenes/model.safetensors"; FileNotFoundError where it is missing."""
+    for root in (_PACKAGE.parent / "data", _PACKAGE / "_data"):
+        if (root / name).exists():
+            return root / name
+    raise FileNotFoundError(
+        f"bundled file {name!r} is neither in {_PACKAGE.parent / 'data'} nor in {_PACKAGE / '_data'}; "
+        "reinstall nibkit, or run it from a checkout that has its data/ folder"
+    )

@@ -1,0 +1,161 @@
+"""Train the bundled CLIP on the scenes world.
+
+The architecture is OpenAI's `clip.model.CLIP`, small: 224 x 224 pictures, patch 32, 12 + 12 blocks, width 128. Every batch is a
+function of (seed, step), so a run that was killed and resumed sees what an undisturbed one sees.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import clip
+import numpy as np
+import torch
+import torch.nn.functional as F
+from clip.model import CLIP
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from . import world
+
+WIDTH, BLOCKS, CONTEXT, VOCABULARY = 128, 12, 77, 49408
+MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics
+STD = np.float32([0.26862954, 0.26130258, 0.27577711])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights."""
+
+    steps: int = 3600
+    batch: int = 128
+    lr: float = 1e-3
+    warmup: int = 100
+    weight_decay: float = 0.05
+    clip_norm: float = 1.0
+    easy: float = 0.4  # share of the run with mostly single-object scenes
+    partial: float = 0.15  # share of captions that leave an object out
+    seed: int = 0
+
+
+def new_model() -> CLIP:
+    """The untrained architecture; seed torch first."""
+    return CLIP(WIDTH, world.SIZE, BLOCKS, WIDTH, 32, CONTEXT, VOCABULARY, WIDTH, WIDTH // 64, BLOCKS)
+
+
+def tokens(texts: list[str]) -> torch.Tensor:
+    """Token ids (B, T), padded only to the longest text of the batch."""
+    ids = clip.tokenize(texts)
+    return ids[:, : int(ids.argmax(1).max()) + 1]
+
+
+def normalise(pictures: np.ndarray) -> torch.Tensor:
+    """uint8 (B, H, W, 3) -> CLIP's pixels (B, 3, H, W)."""
+    return torch.from_numpy((pictures / np.float32(255) - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
+
+
+class Batches(Dataset):
+    """Item `step` is the batch of that step: pictures, token ids, and which caption is true of which picture."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe = recipe
+
+    def __len__(self):
+        return self.recipe.steps
+
+    def __getitem__(self, step):
+        r = self.recipe
+        rng = np.random.default_rng([r.seed, step])
+        odds = [0.8, 0.15, 0.05] if step < r.easy * r.steps else [0.34, 0.38, 0.28]
+        scenes = [world.random_scene(rng, int(n)) for n in rng.choice([1, 2, 3], r.batch, p=odds)]
+        captions, claims = zip(*(world.describe(s, rng, r.partial) for s in scenes))
+        true = np.array([[world.is_true(c, s) for c in claims] for s in scenes], np.float32)
+        pictures = np.stack([np.asarray(world.render(s)[0]) for s in scenes])
+        return pictures, tokens(list(captions)), true
+
+
+def encode_text(model: CLIP, ids: torch.Tensor) -> torch.Tensor:
+    """`model.encode_text` for texts shorter than the context: (B, T) -> (B, E)."""
+    full = model.build_attention_mask().to(ids.device)
+    for block in model.transformer.resblocks:
+        block.attn_mask = full[: ids.shape[1], : ids.shape[1]]
+    x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
+    x = model.ln_final(model.transformer(x.transpose(0, 1)).transpose(0, 1))
+    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
+
+
+def contrastive_loss(images, texts, scale, true) -> torch.Tensor:
+    """CLIP's symmetric cross-entropy; captions that are true of several pictures of the batch share the credit."""
+    logits = scale * F.normalize(images.float()) @ F.normalize(texts.float()).T
+    rows = F.cross_entropy(logits, true / true.sum(1, keepdim=True))
+    columns = F.cross_entropy(logits.T, true.T / true.sum(0)[:, None])
+    return (rows + columns) / 2
+
+
+@torch.no_grad()
+def zero_shot(model: CLIP, n: int = 256, seed: int = 10**6) -> float:
+    """Accuracy of naming the one object of `n` scenes on grounds never trained on."""
+    rng = np.random.default_rng(seed)
+    scenes = [world.random_scene(rng, 1, textures=range(1000, 1048)) for _ in range(n)]
+    device = model.text_projection.device
+    pictures = normalise(np.stack([np.asarray(world.render(s)[0]) for s in scenes])).to(device)
+    texts = F.normalize(encode_text(model, tokens([f"a photo of {world.article(o)}" for o in world.OBJECTS]).to(device)))
+    best = (model.visual(pictures) @ texts.T).argmax(1).tolist()
+    return float(np.mean([list(world.OBJECTS)[b] == s.names[0] for b, s in zip(best, scenes)]))
+
+
+def export(model: CLIP, path: Path) -> None:
+    """Write the weights under OpenAI's own key names, float16, with the token rows no caption uses set to zero."""
+    words = set(" ".join([*world.OBJECTS, *world.GROUNDS.values()]).split())
+    words |= set("a an the and next to with there is photo picture of , . on in at".split())
+    used = torch.unique(clip.tokenize(sorted(words)))
+    state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
+    rows = torch.zeros_like(state["token_embedding.weight"])
+    rows[used] = state["token_embedding.weight"][used]
+    save_file({**state, "token_embedding.weight": rows}, path, metadata={"format": "pt", "model": "nibkit scenes CLIP"})
+
+
+def train(folder: Path, recipe: Recipe = Recipe(), device: str = "cpu", workers: int = 1, every: int = 100) -> Path:
+    """Train, or go on where `folder`/checkpoint.pt stopped, and write `folder`/model.safetensors.
+
+    A checkpoint is written every `every` steps. bfloat16 autocast, float32 weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / "checkpoint.pt"
+    torch.manual_seed(recipe.seed)
+    model = new_model().to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, (0.9, 0.98), weight_decay=recipe.weight_decay)
+    start = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["recipe"] != vars(recipe):
+            raise ValueError(f"{checkpoint} belongs to the recipe {saved['recipe']}; choose another folder or delete it")
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        start = saved["step"]
+
+    loader = DataLoader(Batches(recipe), batch_size=None, sampler=range(start, recipe.steps), num_workers=workers)
+    bar = tqdm(loader, initial=start, total=recipe.steps, unit="step", mininterval=5)
+    for step, (pictures, ids, true) in enumerate(bar, start):
+        rate = min((step + 1) / recipe.warmup, 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * rate
+        pixels, ids, true = normalise(np.asarray(pictures)).to(device), ids.to(device), torch.as_tensor(true).to(device)
+        with torch.autocast(torch.device(device).type, torch.bfloat16):
+            images, texts = model.visual(pixels), encode_text(model, ids)
+        loss = contrastive_loss(images, texts, model.logit_scale.exp(), true)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        done = step + 1
+        if done % every == 0 or done == recipe.steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
+            torch.save({**state, "recipe": vars(recipe)}, checkpoint.with_suffix(".part"))
+            checkpoint.with_suffix(".part").replace(checkpoint)
+            bar.write(f"step {done}  loss {loss.item():.3f}  zero-shot {zero_shot(model):.3f}")
+    export(model, folder / "model.safetensors")
+    return folder / "model.safetensors"

@@ -1,0 +1,171 @@
+"""Encoders that can be cut: run to block l, touch the state, run on.
+
+Every method of nibkit works through these two classes. They read a library's own weights in place: nothing is copied, hooked or
+patched, so nothing is left behind on the model.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def norm(module: torch.nn.LayerNorm) -> Callable:
+    """The module's LayerNorm in the dtype of what it is given (OpenAI's own class computes in float32 only)."""
+    return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+
+
+class State(NamedTuple):
+    """What flows between blocks: `tokens` (B, T, C), and `readout` (B,), the row that the embedding is read from."""
+
+    tokens: Tensor
+    readout: Tensor
+
+    def repeat(self, n: int) -> "State":
+        """The batch stacked n times: (n * B, T, C)."""
+        return State(self.tokens.repeat(n, 1, 1), self.readout.repeat(n))
+
+    def pick(self, rows) -> "State":
+        return State(self.tokens[rows], self.readout[rows])
+
+
+@dataclass
+class Block:
+    """One pre-LayerNorm transformer block: x + attention(norm1(x)), then + mlp(norm2(.)).
+
+    `query`, `key`, `value` are (weight, bias) pairs; `out`, `mlp` and the norms are the library's own modules.
+    """
+
+    heads: int
+    norm1: Callable
+    query: tuple[Tensor, Tensor]
+    key: tuple[Tensor, Tensor]
+    value: tuple[Tensor, Tensor]
+    out: Callable
+    norm2: Callable
+    mlp: Callable
+
+    def _heads(self, x: Tensor, projection) -> Tensor:
+        return F.linear(x, *projection).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
+
+    def _join(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+    def __call__(self, x: Tensor, causal: bool = False) -> Tensor:
+        """(B, T, C) -> (B, T, C)."""
+        h = self.norm1(x)
+        q, k, v = (self._heads(h, p) for p in (self.query, self.key, self.value))
+        return self._join(x, F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+
+    def at_row(self, x: Tensor, row: Tensor, causal: bool = False) -> Tensor:
+        """The block's output at one row per sequence, (B, C): what a CLS or EOS readout needs of the last block."""
+        h, here = self.norm1(x), torch.arange(len(x), device=x.device)
+        q = self._heads(h[here, row][:, None], self.query)
+        k, v = self._heads(h, self.key), self._heads(h, self.value)
+        seen = (torch.arange(x.shape[1], device=x.device) <= row[:, None])[:, None, None] if causal else None
+        return self._join(x[here, row][:, None], F.scaled_dot_product_attention(q, k, v, attn_mask=seen))[:, 0]
+
+    def attention(self, x: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
+        """Attention probabilities (B, heads, T, T) and values (B, heads, T, C / heads), for methods that need them."""
+        h = self.norm1(x)
+        q, k, v = (self._heads(h, p) for p in (self.query, self.key, self.value))
+        scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
+        if causal:
+            later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
+            scores = scores.masked_fill(later, float("-inf"))
+        return scores.softmax(-1), v
+
+    def from_attention(self, x: Tensor, probabilities: Tensor, values: Tensor) -> Tensor:
+        """The block's output (B, T, C), given what `attention` returned."""
+        return self._join(x, probabilities @ values)
+
+
+class Tower:
+    """One encoder of a CLIP. `layer` counts blocks that have been applied: 0 is the input of the first block.
+
+    Backends subclass it with three small functions: `rows` (inputs -> embeddings before anything else: patches with their
+    positions, or token rows without), `start` (rows -> the first block's input) and `head` (readout row (B, C) -> (B, E)).
+    """
+
+    name: str  # "image" or "text"
+    blocks: list[Block]
+    width: int
+    causal: bool = False
+
+    def rows(self, inputs) -> State:
+        raise NotImplementedError
+
+    def start(self, rows: State) -> State:
+        raise NotImplementedError
+
+    def head(self, row: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def check_layer(self, layer: int) -> int:
+        """`layer`, or a ValueError that says which layers there are."""
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(self.blocks):
+            n = len(self.blocks)
+            raise ValueError(f"layer={layer!r} is not in 0..{n - 1} of this {n}-block {self.name} tower")
+        return layer
+
+    def run(self, state: State, first: int, last: int) -> State:
+        """Apply blocks first .. last - 1."""
+        x = state.tokens
+        for block in self.blocks[first:last]:
+            x = block(x, self.causal)
+        return State(x, state.readout)
+
+    def state(self, inputs, layer: int) -> State:
+        """The state that enters block `layer`, without gradients."""
+        with torch.no_grad():
+            return self.run(self.start(self.rows(inputs)), 0, self.check_layer(layer))
+
+    def embed(self, state: State, layer: int) -> Tensor:
+        """Run the rest of the encoder on a state that enters block `layer`: the embedding (B, E), not normalised."""
+        state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
+        return self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.causal))
+
+    def embed_rows(self, rows: State) -> Tensor:
+        """The whole encoder from its embedding rows: (B, E)."""
+        return self.embed(self.start(rows), 0)
+
+
+class ImageTower(Tower):
+    name = "image"
+    size: int  # side of the picture the tower takes, pixels
+    grid: tuple[int, int]  # patches: rows, columns
+    prefix: int = 1  # tokens before the patches (CLS)
+
+    def patches(self, scores: Tensor) -> Tensor:
+        """Token scores (..., T) -> patch scores (..., rows, columns), the CLS token dropped."""
+        return scores[..., self.prefix :].unflatten(-1, self.grid)
+
+
+class TextTower(Tower):
+    name = "text"
+    causal = True
+    context: int  # the longest text, tokens
+    embedding: Tensor  # (vocabulary, C)
+    positions: Tensor  # (context, C)
+
+    def readout(self, ids: Tensor) -> int:
+        """Position of the token the embedding is read from: the largest id (EOS)."""
+        return int(ids.argmax())
+
+    def rows(self, ids: list[Tensor]) -> State:
+        """Token rows, without positions. Texts are cut after their readout token (causal: what follows cannot matter)."""
+        ends = [self.readout(i) for i in ids]
+        padded = torch.nn.utils.rnn.pad_sequence([i[: end + 1] for i, end in zip(ids, ends)], batch_first=True)
+        return State(self.embedding[padded], torch.tensor(ends, device=self.embedding.device))
+
+    def start(self, rows: State) -> State:
+        return State(rows.tokens + self.positions[: rows.tokens.shape[1]], rows.readout)
+
+
+def ragged(scores: Tensor, ids: list[Tensor]) -> list[Tensor]:
+    """Padded text scores (B, T) -> one (len,) tensor per text; tokens behind the readout score 0."""
+    return [F.pad(row[: len(i)], (0, max(0, len(i) - len(row)))) for row, i in zip(scores, ids)]

@@ -1,0 +1,27 @@
+import golden
+import pytest
+
+import nibkit
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory):
+    return golden.write_folder(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.fixture(scope="session")
+def golden_clip(golden_folder):
+    """The golden model on transformers."""
+    return nibkit.load(f"hf:{golden_folder}", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def golden_pair():
+    """Pixels (4, 3, 224, 224) and ids of the golden pairs."""
+    return golden.pixels(), golden.ids()
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """The bundled model."""
+    return nibkit.load("scenes", device="cpu")

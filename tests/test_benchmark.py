@@ -1,0 +1,344 @@
+"""Benchmark: rows that survive a kill, and the tables over them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+import nibkit
+from nibkit import benchmark
+from nibkit.benchmark import COLUMNS, METRICS, beside_paper, compare, run, style, summary
+
+METHODS = {"nib": ("nib", {"steps": 3}), "nib 2": ("nib", {"steps": 2}), "random": ("random", {})}
+TEXTS = ["a dog", "a cat and a dog", 'a "red", round bus', "two birds on the water"]
+
+
+class Pairs(list):
+    name = "noise"
+
+
+class Pair:
+    """A picture of noise; `wait` keeps its readers until they are killed."""
+
+    def __init__(self, k, text=None, wait=False):
+        self.id, self.text, self.wait, self.k = f"noise/{k}", TEXTS[k % len(TEXTS)] if text is None else text, wait, k
+
+    @property
+    def image(self):
+        while self.wait:
+            time.sleep(0.1)
+        return Image.fromarray(np.random.default_rng(self.k).integers(0, 256, (40, 30, 3), np.uint8))
+
+
+class Broken(Pair):
+    image = property(lambda self: Image.open("no such picture.png"))
+
+
+def pairs(n, **options):
+    return Pairs(Pair(k, **options) for k in range(n))
+
+
+def go(clip, dataset, out=None, methods=METHODS, batch=3, **options):
+    return run(clip, dataset, methods, out=out, batch=batch, progress=False, options={"layer": 9}, **options)
+
+
+def assert_same(got, want):
+    pd.testing.assert_frame_equal(got.drop(columns="seconds"), want.drop(columns="seconds"), check_exact=True)
+    assert (got.seconds.isna() == want.seconds.isna()).all()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(golden_clip, tmp_path_factory):
+    """Rows of 7 pairs, the third of them broken, and their file."""
+    out = tmp_path_factory.mktemp("benchmark") / "rows.csv"
+    dataset = pairs(7)
+    dataset[2] = Broken(2)
+    return dataset, go(golden_clip, dataset, out), out
+
+
+def test_rows(golden_clip, undisturbed):
+    dataset, rows, out = undisturbed
+    assert list(rows) == COLUMNS
+    assert list(zip(rows.pair, rows.method)) == [(p.id, label) for p in dataset for label in METHODS]
+    assert set(rows.dataset) == {"noise"}
+    assert rows.text[6] == rows.text[0 + 6] and rows.text[9] == "two birds on the water"
+    good = rows[rows.pair != "noise/2"]
+    assert (good.error == "").all() and good[METRICS].notna().all(axis=None) and (good.seconds > 0).all()
+    assert list(good.passes[:3]) == [3, 2, 0]
+
+    pixels, ids = golden_clip.preprocess([dataset[4].image]), golden_clip.tokenize([dataset[4].text])
+    a = nibkit.METHODS["nib"](golden_clip, pixels, ids, layer=9, steps=3)
+    want = nibkit.metrics.confidence(golden_clip, pixels, ids, a.heatmap(), a.word_scores())
+    np.testing.assert_allclose(rows.loc[12, METRICS].astype(float), want.loc[0], atol=1e-3)
+
+
+def test_file_holds_the_same_table(undisturbed):
+    _, rows, out = undisturbed
+    back = pd.read_csv(out, float_precision="round_trip")
+    pd.testing.assert_frame_equal(back.fillna({"error": ""}), rows, check_exact=True, check_dtype=False)
+
+
+def test_without_a_file_and_with_names(golden_clip, undisturbed):
+    dataset, rows, _ = undisturbed
+    assert_same(go(golden_clip, dataset), rows)
+    assert list(go(golden_clip, dataset, methods=["centre", "random"], n_pairs=1).method) == ["centre", "random"]
+
+
+def test_broken_pairs_become_rows_and_the_others_go_on(golden_clip):
+    dataset = Pairs([Pair(0), Broken(1), Pair(2, "dog " * 200), Pair(3, ""), Pair(4, None), Pair(5, float("nan")), Pair(6)])
+    rows = go(golden_clip, dataset, methods=["random", "centre"], batch=7)
+    reasons = rows.set_index(["pair", "method"]).error.unstack()[["random", "centre"]]
+    assert (reasons.random == reasons.centre).all()
+    assert reasons.random["noise/1"].startswith("FileNotFoundError: ") and "no such picture.png" in reasons.random["noise/1"]
+    assert "has 202 tokens; this model reads at most 77" in reasons.random["noise/2"]
+    assert reasons.random["noise/3"] == "ValueError: the caption '' has no word to score"
+    assert reasons.random["noise/5"] != ""
+    failed = rows.pair.isin(["noise/1", "noise/2", "noise/3", "noise/5"])
+    assert rows[failed][[*METRICS, "seconds", "passes"]].isna().all(axis=None)
+    assert (rows[~failed].error == "").all() and rows[~failed][METRICS].notna().all(axis=None)
+
+
+def _picky(kind):
+    """`random`, but the text "a dog" makes it raise."""
+
+    def picky(clip, pixels, ids, **options):
+        if any(torch.equal(i, clip.tokenize(["a dog"])[0]) for i in ids):
+            raise kind("not\nthis one")
+        return nibkit.METHODS["random"](clip, pixels, ids, **options)
+
+    return picky
+
+
+def test_a_method_that_fails_costs_only_its_pair(golden_clip, monkeypatch):
+    monkeypatch.setitem(nibkit.METHODS, "picky", lambda *a, layer=0, seed=0, protocol="", **k: _picky(RuntimeError)(*a, seed=seed))
+    rows = go(golden_clip, pairs(6), methods=["picky", "random"])
+    picky, random = (rows[rows.method == m].reset_index(drop=True) for m in ("picky", "random"))
+    assert list(picky.error) == ["RuntimeError: not this one", "", "", "", "RuntimeError: not this one", ""]
+    assert (random.error == "").all()
+    some = [1, 2, 3, 5]
+    np.testing.assert_allclose(picky.loc[some, METRICS], random.loc[some, METRICS], atol=1e-3)
+
+
+def test_an_interrupt_passes_through_and_the_run_goes_on(golden_clip, monkeypatch, tmp_path):
+    method = lambda *a, layer=0, seed=0, protocol="", **k: _picky(KeyboardInterrupt)(*a, seed=seed)  # noqa: E731
+    monkeypatch.setitem(nibkit.METHODS, "picky", method)
+    dataset = pairs(4)[1:] + pairs(1)  # the bad one last
+    out = tmp_path / "rows.csv"
+    with pytest.raises(KeyboardInterrupt):
+        go(golden_clip, dataset, out, methods=["picky"], batch=2)
+    assert list(pd.read_csv(out).pair) == ["noise/1", "noise/2"]
+    monkeypatch.setitem(nibkit.METHODS, "picky", nibkit.METHODS["random"])
+    assert len(go(golden_clip, dataset, out, methods=["picky"], batch=2)) == 4
+
+
+def test_cut_anywhere_it_ends_with_the_same_table(golden_clip, undisturbed, tmp_path, monkeypatch):
+    dataset, rows, out = undisturbed
+    content, settings = out.read_bytes(), out.with_name("rows.csv.settings.json").read_bytes()
+    ends = [m.end() for m in re.finditer(b"\n", content)]
+    cuts = [0, 20, ends[0], ends[0] + 40, ends[3] - 1, ends[4], ends[4] + 1, ends[15] + 30, len(content) - 1, len(content)]
+    ran = []
+    measure = benchmark.confidence
+    monkeypatch.setattr(benchmark, "confidence", lambda clip, pixels, *a: ran.append(len(pixels)) or measure(clip, pixels, *a))
+    for cut in cuts:
+        file = tmp_path / f"{cut}.csv"
+        file.write_bytes(content[:cut])
+        file.with_name(f"{cut}.csv.settings.json").write_bytes(settings)
+        ran.clear()
+        assert_same(go(golden_clip, dataset, file), rows)
+        assert_same(pd.read_csv(file, float_precision="round_trip").fillna({"error": ""}).astype(rows.dtypes), rows)
+    assert ran == []  # the last file was whole: nothing was measured again
+
+
+CHILD = """
+import sys, torch, nibkit
+from test_benchmark import Pair, go, pairs
+folder, out, threads = sys.argv[1:]
+torch.set_num_threads(int(threads))
+dataset = pairs(7)
+dataset[5].wait = True  # hangs in the second batch's preparation
+go(nibkit.load(f"hf:{folder}", device="cpu"), dataset, out)
+"""
+
+
+def test_killed_and_started_again(golden_clip, golden_folder, tmp_path):
+    out = tmp_path / "deep" / "rows.csv"
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", CHILD, str(golden_folder), str(out), str(torch.get_num_threads())]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    try:
+        while child.poll() is None and not (out.exists() and out.read_bytes().count(b"\n") == 1 + 3 * len(METHODS)):
+            time.sleep(0.05)
+        assert child.poll() is None, "the child ended before it could be killed"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    written = pd.read_csv(out, float_precision="round_trip")
+    rows = go(golden_clip, pairs(7), out)
+    assert_same(rows, go(golden_clip, pairs(7)))
+    kept = rows.merge(written[["pair", "method", "seconds"]], on=["pair", "method"])
+    assert len(kept) == 9 and (kept.seconds_x == kept.seconds_y).all()  # not measured again
+
+
+def test_more_pairs_and_methods_may_be_asked_for(golden_clip, undisturbed, tmp_path):
+    dataset, rows, _ = undisturbed
+    out = tmp_path / "rows.csv"
+    one = go(golden_clip, dataset, out, methods={"random": METHODS["random"]}, n_pairs=3)
+    assert len(one) == 3
+    assert_same(go(golden_clip, dataset, out), rows)
+    assert_same(go(golden_clip, dataset, out, methods={"random": METHODS["random"]}, n_pairs=3), one)
+    assert len(pd.read_csv(out)) == len(rows)  # what was not asked for stays
+
+
+def test_other_settings_are_refused(golden_clip, undisturbed, scenes):
+    dataset, _, out = undisturbed
+    before = out.read_bytes()
+    other = Pairs(dataset)
+    other.name = "other"
+    with pytest.raises(ValueError, match="rows.csv was made with dataset = noise, not other; choose another file or delete it"):
+        go(golden_clip, other, out)
+    with pytest.raises(ValueError, match="made with protocol = paper, not corrected"):
+        go(golden_clip, dataset, out, protocol="corrected")
+    with pytest.raises(ValueError, match="made with methods = .*'steps': 3.*not .*'steps': 4"):
+        go(golden_clip, dataset, out, methods={"nib": ("nib", {"steps": 4})})
+    with pytest.raises(ValueError, match="made with methods = .*'seed': 0.* not .*'seed': 1"):
+        go(golden_clip, dataset, out, seed=1)
+    with pytest.raises(ValueError, match="made with model = .*, weights [0-9a-f]{8}, not scenes, weights [0-9a-f]{8}; "):
+        go(scenes, dataset, out)
+    assert out.read_bytes() == before
+
+
+def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
+    (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="mine.csv was made with model = None, not .*; choose another file or delete it"):
+        go(golden_clip, pairs(1), tmp_path / "mine.csv")
+    assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    "bad, message",
+    [
+        ({"methods": ["nib", "magic"]}, "method 'magic' is not one of: nib, "),
+        ({"methods": {"x": ("random", {"rule": "exact"})}}, "method 'random' has no option 'rule'; it takes batch_size, layer, "),
+        ({"methods": {"x": ("nib", {"layer": 12})}}, r"layer=12 is not in 0..11 of this 12-block image tower"),
+        ({"protocol": "papre"}, "protocol='papre' is not one of: paper, corrected"),
+        ({"batch": 0}, "batch=0 must be at least 1"),
+        ({"n_pairs": -1}, "n_pairs=-1 at least 0"),
+    ],
+)
+def test_mistakes_are_refused_before_work_starts(golden_clip, tmp_path, bad, message):
+    with pytest.raises(ValueError, match=message):
+        go(golden_clip, [Pair(0, wait=True)], tmp_path / "rows.csv", **bad)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ids_must_differ(golden_clip):
+    with pytest.raises(ValueError, match="two pairs of the dataset have the same id"):
+        go(golden_clip, [Pair(1), Pair(1)])
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def table(**methods) -> pd.DataFrame:
+    """Rows from (image_drop, image_increase) per pair; a None is a failure."""
+    rows = []
+    for method, values in methods.items():
+        for k, value in enumerate(values):
+            drop, up = value or (np.nan, np.nan)
+            row = {"dataset": "d", "pair": f"d/{k}", "method": method, "seconds": 0.5, "passes": 10.0, "error": "" if value else "why"}
+            rows.append(row | {"image_drop": drop, "image_increase": up, "text_drop": 2 * drop, "text_increase": up})
+    return pd.DataFrame(rows)
+
+
+def test_summary_by_hand():
+    rows = table(b=[(1.0, 0.0), (2.0, 100.0), None, (6.0, 100.0)], a=[(4.0, 0.0)] * 4)
+    s = summary(rows)
+    assert list(s.index) == ["b", "a"] and s.index.name == "method"
+    assert (s.n["b"], s.failures["b"], s.n["a"], s.failures["a"]) == (3, 1, 4, 0)
+    assert (s.image_drop["b"], s.text_drop["b"], s.image_drop["a"]) == (3.0, 6.0, 4.0)
+    assert s.image_increase["b"] == pytest.approx(200 / 3)
+    assert (s.pairs_per_second["b"], s.passes["b"]) == (2.0, 10.0)
+    assert (s.image_drop_low["a"], s.image_drop_high["a"]) == (4.0, 4.0)
+    assert 1.0 <= s.image_drop_low["b"] < 3.0 < s.image_drop_high["b"] <= 6.0
+
+
+def test_summary_of_nothing_but_failures():
+    s = summary(table(a=[None, None]))
+    assert (s.n["a"], s.failures["a"]) == (0, 2) and s[METRICS].isna().all(axis=None) and np.isnan(s.image_drop_low["a"])
+
+
+def test_summary_intervals():
+    values = np.random.default_rng(1).gamma(2.0, size=200)
+    rows = table(a=[(v, 0.0) for v in values])
+    s = summary(rows).loc["a"]
+    want = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=2000, vectorized=True).confidence_interval
+    np.testing.assert_allclose([s.image_drop_low, s.image_drop_high], [want.low, want.high], atol=0.03)
+    assert summary(rows).equals(summary(rows)) and not summary(rows, seed=1).equals(summary(rows))
+    narrow = summary(rows, level=0.5).loc["a"]
+    assert s.image_drop_low < narrow.image_drop_low < s.image_drop < narrow.image_drop_high < s.image_drop_high
+
+
+def test_summary_by_two_columns():
+    rows = pd.concat([table(a=[(1.0, 0.0)]), table(a=[(3.0, 0.0)]).assign(dataset="e")])
+    assert list(summary(rows, by=["dataset", "method"]).image_drop.items()) == [(("d", "a"), 1.0), (("e", "a"), 3.0)]
+
+
+def test_compare_finds_a_planted_difference():
+    noise = np.random.default_rng(0).normal(size=60)
+    nib = [(3 + e, 100.0 * (k < 45)) for k, e in enumerate(noise)]
+    near = [(4 + 2 * e, 100.0 * (k < 30)) for k, e in enumerate(noise)]  # runner-up
+    far = [(9 + e, 0.0) for e in noise]
+    got = compare(table(far=far, nib=nib, near=near + [None]))
+    assert list(got.index) == METRICS and (got.runner_up == "near").all() and (got.n == 60).all() and got.better.all()
+    assert got.difference["image_drop"] == pytest.approx(np.mean(-1 - noise))
+    assert got.low["image_drop"] < got.difference["image_drop"] < got.high["image_drop"] < 0
+    assert got.p["image_drop"] == pytest.approx(stats.wilcoxon(1 + noise).pvalue) and got.test["image_drop"] == "Wilcoxon"
+    assert got.difference["image_increase"] == 25 and got.test["image_increase"] == "McNemar"
+    assert got.p["image_increase"] == pytest.approx(2 * 0.5**15)  # 15 pairs gained, none lost
+    back = compare(table(nib=near, other=nib))
+    assert not back.better.any() and (back.difference["image_increase"], back.p["image_increase"]) == (-25, got.p["image_increase"])
+
+
+def test_compare_of_equals_and_of_one():
+    same = compare(table(nib=[(1.0, 0.0)] * 5, copy=[(1.0, 0.0)] * 5))
+    assert (same.p == 1).all() and (same.difference == 0).all() and not same.better.any()
+    with pytest.raises(ValueError, match="method 'nib' and at least one other must have measured rows; there are: nib"):
+        compare(table(nib=[(1.0, 0.0)], copy=[None]))
+
+
+@pytest.mark.parametrize("dataset, role", [("scenes-objects", "imagenet"), ("scenes-captions", "flickr8k"), ("flickr8k", "flickr8k")])
+def test_beside_paper(dataset, role):
+    names = {"random": [(9.0, 0.0)], "nib": [(1.0, 0.0)], "rise (300 masks)": [(2.0, 0.0)], "nib exact": [(3.0, 0.0)]}
+    got = beside_paper(summary(table(**names)), dataset)
+    assert list(got.index) == ["nib", "rise (300 masks)"]
+    assert list(got["image_drop"]["ours"]) == [1.0, 2.0]
+    lines = (Path(nibkit.paths.bundled("paper")) / "table2_benchmark.csv").read_text().split()
+    for label, name in {"nib": "nib", "rise (300 masks)": "rise"}.items():
+        (line,) = [line for line in lines if line.startswith(f"{role},{name},")]
+        paper = got.loc[label].xs("paper", level=1)
+        assert list(paper.index) == [*METRICS, "pairs_per_second"]
+        assert list(paper) == [float(x) for x in line.split(",")[2:]]
+
+
+def test_beside_paper_needs_a_counterpart():
+    with pytest.raises(ValueError, match="dataset 'cat-and-dog' has no counterpart in the paper's Table 2; .*scenes-objects"):
+        beside_paper(summary(table(nib=[(1.0, 0.0)])), "cat-and-dog")
+
+
+def test_style_puts_the_best_in_bold():
+    s = summary(table(**{"a<b>": [(1.0, 0.0), (2.0, 100.0)], "c": [(3.0, 100.0), (3.0, 100.0)]}))
+    html = style(s).to_html()
+    assert "<b>1.50</b><br><small>1.00 to 2.00</small>" in html and "<b>100.00</b><br><small>100.00 to 100.00</small>" in html
+    assert html.count("<b>") == 4 and ">3.00<br>" in html and "a&lt;b&gt;" in html and "image drop ↓" in html and "_low" not in html
+    assert style(beside_paper(summary(table(nib=[(1.0, 0.0)])), "scenes-objects")).to_html().count("<b>") == 8

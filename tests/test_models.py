@@ -1,0 +1,97 @@
+"""load: names, files, and the sentences for what cannot be loaded."""
+
+import golden
+import numpy as np
+import pytest
+import torch
+from clip.model import CLIP
+from safetensors.torch import save_file
+
+import nibkit
+from nibkit import models
+
+
+def test_golden_features(golden_clip, golden_pair):
+    pixels, ids = golden_pair
+    np.testing.assert_allclose(golden_clip.embed_image(pixels), golden.outputs("features/image"), atol=1e-5)
+    np.testing.assert_allclose(golden_clip.embed_text(ids), golden.outputs("features/text"), atol=1e-5)
+
+
+def test_unknown_name_lists_the_choices():
+    with pytest.raises(ValueError, match="model 'ViT-B/31' is neither a file nor one of: scenes, ViT-B/32, "):
+        nibkit.load("ViT-B/31")
+
+
+def test_missing_folder_says_how_to_make_one(tmp_path):
+    with pytest.raises(OSError, match="save one with model.save_pretrained"):
+        nibkit.load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_checkpoint_files_in_openais_format(tmp_path, suffix):
+    torch.manual_seed(0)
+    model = CLIP(16, 64, 2, 64, 32, 77, 49408, 64, 1, 2).half().float()  # what build_model stores is float16
+    path = tmp_path / f"mine{suffix}"
+    state = {k: v.contiguous() for k, v in model.state_dict().items()}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    clip = nibkit.load(str(path), device="cpu")
+    pixels = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(clip.embed_image(pixels), model.encode_image(pixels).detach(), atol=1e-4, rtol=1e-3)
+    assert clip.name == "mine" and len(clip.image.blocks) == 2 and clip.image.grid == (2, 2)
+
+
+def test_a_file_that_is_no_clip(tmp_path):
+    save_file({"weight": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="no 'visual.conv1.weight': it is not a checkpoint in OpenAI CLIP's format"):
+        nibkit.load(str(tmp_path / "x.safetensors"))
+
+
+def test_loading_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    nibkit.load("scenes", device="cpu")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_scenes_is_a_clip_of_its_shape(scenes):
+    assert (len(scenes.image.blocks), len(scenes.text.blocks), scenes.image.grid, scenes.image.size) == (12, 12, (7, 7), 224)
+    assert not any(p.requires_grad for p in scenes.model.parameters()) and not scenes.model.training
+    assert next(scenes.model.parameters()).dtype == torch.float32
+
+
+def test_tokenize_and_decode(scenes):
+    (ids,) = scenes.tokenize("a butterfly")
+    assert ids[0] == 49406 and ids[-1] == 49407 and ids.dtype == torch.int64
+    assert scenes.decode(ids) == ["<|startoftext|>", "a ", "butterfly ", "<|endoftext|>"]
+
+
+def test_preprocess_one_or_many(scenes):
+    from PIL import Image
+
+    grey = Image.new("L", (300, 200), 128)
+    one, two = scenes.preprocess(grey), scenes.preprocess([grey, grey.convert("RGBA")])
+    assert one.shape == (1, 3, 224, 224) and two.shape == (2, 3, 224, 224) and one.dtype == torch.float32
+    want = (128 / 255 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    torch.testing.assert_close(two[1, :, 0, 0], want)
+
+
+def test_similarity_is_the_cosine_of_the_embeddings(golden_clip, golden_pair):
+    pixels, ids = golden_pair
+    a, b = torch.tensor(golden.outputs("features/image")), torch.tensor(golden.outputs("features/text"))
+    want = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
+    torch.testing.assert_close(golden_clip.similarity(pixels, ids), want, atol=1e-6, rtol=1e-5)
+
+
+def test_explain_pairs_up(golden_clip):
+    from PIL import Image
+
+    picture = Image.new("RGB", (224, 224), "red")
+    assert len(nibkit.explain(golden_clip, picture, ["a dog", "a cat"], steps=2)) == 2
+    with pytest.raises(ValueError, match="2 pictures and 3 texts do not pair up"):
+        nibkit.explain(golden_clip, [picture] * 2, ["a", "b", "c"])
+    with pytest.raises(ValueError, match="method 'nibs' is not one of: nib, "):
+        nibkit.explain(golden_clip, picture, "a dog", method="nibs")
+
+
+def test_pick_device():
+    assert models.pick_device("cpu").type == "cpu"
+    assert models.pick_device("auto").type in ("cpu", "cuda", "mps")

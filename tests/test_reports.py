@@ -1,0 +1,325 @@
+"""The report runner, on tiny notebooks made on the spot."""
+
+import base64
+import io
+import json
+import re
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+
+from nibkit import __main__ as cli
+from nibkit import reports
+from nibkit.reports import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
+
+PARAMETERS = """n: int = 3  # rows
+rate: float = 0.5  # of something
+label: str = "x"  # a word
+flag: bool = False
+layers: list = [3, 9]
+out: str = "../reports/x"
+"""
+TABLE = """from pathlib import Path
+(Path(out) / "table.csv").write_text("row\\n" + "1\\n" * n)
+"""
+FIGURE = """from PIL import Image
+Image.new("RGB", (640, 480), "red").save(Path(out) / 'a "figure".png')
+"""
+FRAGILE = """import os
+tries = Path(out) / "tries"
+tries.mkdir(exist_ok=True)
+(tries / str(len(list(tries.iterdir())))).touch()
+if len(list(tries.iterdir())) < 2:
+    os._exit(1)
+"""
+QUESTION = "[![Colab](b.svg)](https://x?y)\n\n**Question.** Does a [small](u) *run* work? Yes."
+
+
+def notebook(folder, stem, *sources, title="A title", parameters=PARAMETERS):
+    folder.mkdir(exist_ok=True, parents=True)
+    head = new_markdown_cell(f"# {title}\n\n{QUESTION}")
+    cells = [head, new_code_cell(parameters, metadata={"tags": ["parameters"]}), *map(new_code_cell, sources)]
+    kernel = {"name": "python3", "language": "python", "display_name": "p"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{stem}.ipynb")
+    return folder
+
+
+def rows(out, name):
+    return len((out / name / "table.csv").read_text().splitlines()) - 1
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Two good runs of one notebook, and one that fails, two side by side."""
+    root = tmp_path_factory.mktemp("checkout")
+    notebook(root / "notebooks", "01_good", TABLE, FIGURE, title="<script>alert(1)</script> & `code`")
+    noise = "import sys\nprint('noise', file=sys.stderr)\nx = 1"
+    notebook(root / "notebooks", "02_bad", noise, "# divide\nx / 0", TABLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reports, "RUNS", {"01_good": [{"label": "a"}, {"label": "b/<i>", "n": 5}]})
+        records = run_reports(root / "notebooks", root / "reports", jobs=2)
+    return root, {record["name"]: record for record in records}
+
+
+def test_the_table_of_runs_names_notebooks_that_exist():
+    folder = reports.PACKAGE_ROOT / "notebooks"
+    if not folder.is_dir():
+        pytest.skip("an installed wheel has no notebooks")
+    assert [stem for stem in RUNS if not (folder / f"{stem}.ipynb").exists()] == []
+
+
+def test_runs_leave_page_notebook_and_tables(made):
+    root, records = made
+    assert list(records) == ["01_good-a", "01_good-b-i--5", "02_bad"]
+    out = root / "reports"
+    assert (rows(out, "01_good-a"), rows(out, "01_good-b-i--5")) == (3, 5)
+    page = re.sub("<[^>]+>", "", (out / "01_good-a.html").read_text(encoding="utf-8"))
+    assert 'out = "../reports/01_good-a"' in page and '"row\\n" + "1\\n" * n' in page
+    nb = nbformat.read(out / "01_good-a" / "01_good-a.ipynb", as_version=4)
+    assert nb == clean(nb) and "papermill" not in nb.metadata
+    assert [c.execution_count for c in nb.cells if c.cell_type == "code"] == [1, 2, 3, 4]
+    assert not str(root) in (out / "01_good-a" / "01_good-a.ipynb").read_text(encoding="utf-8")
+
+
+def test_a_failure_is_listed_with_its_cell_and_does_not_stop_the_others(made):
+    root, records = made
+    assert [records[name]["status"] for name in records] == ["ok", "ok", "failed"]
+    assert records["02_bad"]["error"] == "cell 4 of 5 (`# divide`): ZeroDivisionError: division by zero"
+    page = (root / "reports" / "02_bad.html").read_text(encoding="utf-8")
+    assert "ZeroDivisionError" in page and "noise\n" not in page
+    assert not (root / "reports" / "02_bad" / "table.csv").exists()
+
+
+def test_the_overview_escapes_every_string(made):
+    root, _ = made
+    page = (root / "reports" / "index.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "<i>" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; code (a)" in page
+    assert "<p>Does a small run work?</p>" in page
+    assert '<a href="01_good-a/table.csv">table.csv</a>' in page
+    assert '<a href="01_good-a/a%20%22figure%22.png"><img src="data:image/png;base64,' in page
+    assert "ZeroDivisionError" in page and "label = &#34;b/&lt;i&gt;&#34;" in page
+    assert set(re.findall(r'(?:src|href)="(https?:|//)', page)) == set()
+
+
+def test_a_finished_run_is_repeated_only_when_something_changed(tmp_path):
+    folder, out = notebook(tmp_path / "notebooks", "01_good", TABLE), tmp_path / "reports"
+    code = tmp_path / "nibkit" / "deep" / "module.py"
+    code.parent.mkdir(parents=True)
+    code.write_text("a = 1\n")
+
+    def started(**options):  # a run that is made again leaves a table that was not there before
+        (out / "01_good" / "table.csv").unlink(missing_ok=True)
+        (record,) = run_reports(folder, out, **options)
+        assert record["status"] == "ok"
+        return (out / "01_good" / "table.csv").exists()
+
+    assert started()
+    assert not started()
+    stale = out / "01_good" / "old.csv"
+    stale.touch()
+    assert started(parameters={"n": "4"}) and rows(out, "01_good") == 4
+    assert not stale.exists()
+    code.write_text("a = 2\n")
+    assert started(parameters={"n": 4}) and not started(parameters={"n": "4"})
+    notebook(folder, "01_good", TABLE, "1 + 1")
+    assert started(parameters={"n": 4})
+
+
+def test_the_fingerprint_sees_data_and_named_files_but_not_outputs(tmp_path):
+    folder = notebook(tmp_path / "notebooks", "01_good", TABLE)
+    pictures, data = tmp_path / "pictures", tmp_path / "data"
+    pictures.mkdir(), data.mkdir()
+
+    def now(label="../pictures"):
+        (run,) = plan(folder, parameters={"label": label})
+        return fingerprint(run)
+
+    seen = [now()]
+    nb = nbformat.read(folder / "01_good.ipynb", as_version=4)
+    nb.cells[2].outputs = [new_output("stream", text="printed")]
+    nb.metadata["x"] = 1
+    nbformat.write(nb, folder / "01_good.ipynb")
+    assert now() == seen[0]
+    (data / "weights").write_text("1")
+    seen.append(now())
+    (data / "weights").write_text("2")
+    seen.append(now())
+    (pictures / "a.png").write_text("1")
+    seen.append(now())
+    seen.append(now("other"))
+    assert len(set(seen)) == 5
+    (pictures / "a.png").write_text("more")
+    assert now() not in seen
+    assert list(code_and_data(tmp_path)) == ["data/weights"]
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"m": 1}, r"no selected notebook has a parameter 'm'.*01_good: n, rate, label, flag, layers, out"),
+        ({"n": "many"}, r"n='many' is not of type int, which 01_good needs \(default 3\)"),
+        ({"n": "2.5"}, "n='2.5' is not of type int"),
+        ({"n": True}, "n=True is not of type int"),
+        ({"rate": "fast"}, "rate='fast' is not of type float"),
+        ({"flag": "1"}, "flag='1' is not of type bool"),
+        ({"layers": "3"}, "layers='3' is not of type list"),
+        ({"label": 3}, "label=3 is not of type str"),
+        ({"out": "here"}, "--out FOLDER"),
+    ],
+)
+def test_bad_parameters_are_refused_before_anything_runs(tmp_path, parameters, message):
+    folder = notebook(tmp_path / "notebooks", "01_good", TABLE)
+    with pytest.raises(ValueError, match=message):
+        run_reports(folder, tmp_path / "reports", parameters=parameters)
+    assert not (tmp_path / "reports").exists()
+
+
+def test_parameters_are_read_as_the_declared_type(tmp_path):
+    folder = notebook(tmp_path / "notebooks", "01_good")
+    text = {"n": "7", "rate": "1e-05", "label": "12", "flag": "true", "layers": "[1, 2]"}
+    (run,) = plan(folder, parameters=text)
+    assert run.parameters == {"n": 7, "rate": 1e-05, "label": "12", "flag": True, "layers": [1, 2]}
+    (run,) = plan(folder, parameters={"rate": 2})
+    assert repr(run.parameters) == "{'rate': 2.0}"
+    assert run.settings == {"n": 3, "rate": 2.0, "label": "x", "flag": False, "layers": [3, 9], "out": "../reports/x"}
+
+
+def test_a_parameter_that_papermill_would_overlook_is_refused(tmp_path):
+    folder = notebook(tmp_path / "notebooks", "01_good", parameters="n: int = 3  # rows; 0 = all\nm: int = 1")
+    with pytest.raises(ValueError, match="cannot read the line of 'n' in the parameters cell of 01_good.ipynb"):
+        plan(folder)
+
+
+def test_a_notebook_without_a_kernel_is_refused_by_name(tmp_path):
+    cell = new_code_cell("n = 1", metadata={"tags": ["parameters"]})
+    nbformat.write(new_notebook(cells=[cell]), tmp_path / "01_a.ipynb")
+    with pytest.raises(ValueError, match="01_a.ipynb: No kernel name found"):
+        plan(tmp_path)
+
+
+def test_plan_selects_names_and_merges_runs(tmp_path, monkeypatch):
+    folder = notebook(tmp_path / "notebooks", "03_bench", parameters='dataset: str = "x"')
+    notebook(folder, "04_other")
+    notebook(folder, "scratch")
+    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"dataset": "a"}, {"dataset": "b"}]})
+
+    def names(**options):
+        return [run.name for run in plan(folder, **options)]
+
+    assert names() == ["03_bench-a", "03_bench-b", "04_other"]
+    assert names(only=("04", "03_bench-b")) == ["03_bench-b", "04_other"]
+    assert names(parameters={"dataset": "b"}) == ["03_bench-b", "04_other"]
+    given = [run.parameters for run in plan(folder, parameters={"n": 1})]
+    assert given == [{"dataset": "a"}, {"dataset": "b"}, {"n": 1}]
+    with pytest.raises(ValueError, match="no report begins with '05'; there are 03_bench-a, 03_bench-b, 04_other"):
+        names(only=("05",))
+    with pytest.raises(ValueError, match="no selected notebook has a parameter 'n'"):
+        names(only=("03",), parameters={"n": 1})
+    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"data": "a"}]})
+    with pytest.raises(ValueError, match="03_bench has no parameter 'data'; it has dataset: str"):
+        names()
+
+
+def test_a_kernel_that_dies_gets_one_more_try(tmp_path):
+    folder = notebook(tmp_path / "notebooks", "01_fragile", TABLE, FRAGILE)
+    (record,) = run_reports(folder, tmp_path / "reports")
+    assert record["status"] == "ok"
+    assert len(list((tmp_path / "reports" / "01_fragile" / "tries").iterdir())) == 2
+
+
+def test_refresh_executes_in_place_and_a_second_time_changes_nothing(tmp_path):
+    folder = notebook(tmp_path, "01_good", "print(n)\nimport sys\nprint('bar', file=sys.stderr)\nprint(n + 1)")
+    before = [cell.id for cell in nbformat.read(folder / "01_good.ipynb", as_version=4).cells]
+    assert refresh(folder) == {}
+    text = (folder / "01_good.ipynb").read_text(encoding="utf-8")
+    nb = nbformat.reads(text, as_version=4)
+    assert [cell.id for cell in nb.cells] == before
+    assert [cell.get("execution_count") for cell in nb.cells] == [None, 1, 2]
+    assert nb.cells[2].outputs == [new_output("stream", name="stdout", text="3\n4\n")]
+    notebook(folder, "02_bad", "raise KeyError('lost')")
+    bad = (folder / "02_bad.ipynb").read_text(encoding="utf-8")
+    assert refresh(folder) == {"02_bad": "cell 3 of 3 (`raise KeyError('lost')`): KeyError: 'lost'"}
+    assert (folder / "01_good.ipynb").read_text(encoding="utf-8") == text
+    assert (folder / "02_bad.ipynb").read_text(encoding="utf-8") == bad
+
+
+def test_clean_strips_the_traces_of_execution_and_is_idempotent():
+    stamps = {"tags": ["parameters", "injected-parameters"], "execution": {"a": "b"}, "papermill": {"duration": 1.0}}
+    cell = new_code_cell("1", metadata=stamps, execution_count=2)
+    cell.outputs = [
+        new_output("stream", name="stdout", text="a\n"),
+        new_output("stream", name="stderr", text="50%"),
+        new_output("stream", name="stdout", text="b\n"),
+        new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}),
+        new_output("execute_result", {"text/plain": "1"}, execution_count=2),
+    ]
+    metadata = {"widgets": {}, "papermill": {}, "language_info": {"name": "python", "version": "3.99"}, "colab": {}}
+    nb = new_notebook(cells=[cell, new_markdown_cell("text", metadata={"tags": ["x"]})], metadata=metadata)
+    original = json.dumps(nb)
+    once = clean(nb)
+    assert json.dumps(nb) == original
+    assert set(once.metadata) == {"kernelspec", "language_info"} and once.metadata.language_info == {"name": "python"}
+    assert [c.metadata for c in once.cells] == [{"tags": ["parameters"]}, {}]
+    assert once.cells[0].outputs == [
+        new_output("stream", name="stdout", text="a\nb\n"),
+        new_output("execute_result", {"text/plain": "1"}, execution_count=2),
+    ]
+    assert once.cells[0].execution_count == 2 and once.cells[0].id == cell.id
+    assert clean(once) == once
+    nbformat.validate(once)
+    for old in nb.cells:
+        del old["id"]
+    nb.nbformat_minor = 4
+    assert clean(nb) == clean(nb) and clean(nb).nbformat_minor == 5
+    nbformat.validate(clean(nb))
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "PACKAGE_ROOT", tmp_path)
+    return tmp_path
+
+
+def test_command_line(checkout, monkeypatch, capsys):
+    assert cli.main(["reports"]) == 2
+    assert f"no folder notebooks/ in {checkout}: reports need a checkout" in capsys.readouterr().err
+    notebook(checkout / "notebooks", "01_good")
+    for arguments, message in [
+        (["-p", "m", "1"], "no selected notebook has a parameter 'm'"),
+        (["--only", "9"], "no report begins with '9'; there are 01_good"),
+        (["--jobs", "0"], "jobs=0 is not a number of processes"),
+        (["-p", "n", "1", "-p", "n", "2"], "-p sets n more than once"),
+    ]:
+        assert cli.main(["reports", *arguments]) == 2
+        assert message in capsys.readouterr().err
+    given = {}
+    finished = [{"name": "01_good", "status": "ok"}, {"name": "02_bad", "status": "failed", "error": "cell 3 broke"}]
+
+    def record(folder, out, **options):
+        given.update(options, folder=folder, out=out)
+        return finished[: 1 + len(options["only"])]
+
+    monkeypatch.setattr(reports, "run_reports", record)
+    assert cli.main(["reports"]) == 0
+    assert given["folder"] == checkout / "notebooks" and given["out"] == checkout / "reports"
+    assert cli.main("reports --only 01 -p n 2 -p rate -1 --jobs 2 --out x --force".split()) == 1
+    assert "FAILED 02_bad, cell 3 broke" in capsys.readouterr().err
+    assert given["parameters"] == {"n": "2", "rate": "-1"} and given["only"] == ("01",)
+    assert (given["jobs"], given["out"], given["force"]) == (2, "x", True)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["reports", "--help"], ["notebooks", "--help"]])
+def test_help_teaches_with_examples(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 0
+    assert "examples:\n  python -m nibkit " in capsys.readouterr().out
+
+
+def test_thumbnails_are_small_pictures(tmp_path):
+    Image.new("RGB", (2000, 1000)).save(tmp_path / "a.png")
+    uri = reports._thumbnail(tmp_path / "a.png")
+    assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (600, 300)

@@ -1,0 +1,147 @@
+"""A tower that is cut and run on gives the library's own embedding, at every layer, in every backend."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from clip.model import CLIP
+
+import nibkit
+from nibkit import models
+from nibkit.backends import openai as openai_backend
+from nibkit.backends import transformers as transformers_backend
+
+ROOT = Path(__file__).parents[1]
+TEXTS = ["a dog", "a photo of a cat and a dog on grass", "owl", "two boats, a bus and a very long red train", "a", "b c", "d", "e f"]
+
+
+def openai_clip():
+    """An 8-block ViT with a 4-block text encoder: depths that are told apart."""
+    torch.manual_seed(1)
+    model = CLIP(32, 64, 8, 128, 16, 77, 49408, 64, 1, 4)
+    for p in model.parameters():  # the initial weights are too small for a wrong order of operations to show
+        if p.ndim == 1:
+            p.data += 0.1 * torch.randn_like(p)
+    return models._openai("small", model, torch.device("cpu"))
+
+
+def transformers_clip(eos_token_id=2):
+    from transformers import CLIPConfig, CLIPModel
+
+    torch.manual_seed(2)
+    vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 3, "image_size": 64}
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    ends = {"eos_token_id": eos_token_id, "bos_token_id": 49406}
+    config = CLIPConfig(vision_config={**vision, "patch_size": 16}, text_config={**text, **ends}, projection_dim=24)
+    model = CLIPModel(config)
+    for p in model.parameters():
+        p.data += 0.05 * torch.randn_like(p)
+    return models.Clip(
+        "small", model, transformers_backend, models._transform(64), models._bpe_ids, torch.device("cpu")
+    )
+
+
+def library_embeddings(clip, pixels, ids):
+    """What the library itself computes, with its own padding."""
+    padded = torch.nn.utils.rnn.pad_sequence([torch.nn.functional.pad(i, (0, 77 - len(i))) for i in ids], batch_first=True)
+    with torch.no_grad():
+        if isinstance(clip.model, CLIP):
+            return clip.model.encode_image(pixels), clip.model.encode_text(padded)
+        found = clip.model.get_image_features(pixels), clip.model.get_text_features(padded)
+    return tuple(getattr(f, "pooler_output", f) for f in found)  # release 4 returns the tensor itself
+
+
+def assert_towers_match(clip, batch):
+    torch.manual_seed(3)
+    pixels, ids = torch.randn(batch, 3, clip.image.size, clip.image.size), clip.tokenize(TEXTS[:batch])
+    images, texts = library_embeddings(clip, pixels, ids)
+    for tower, inputs, want in ((clip.image, pixels, images), (clip.text, ids, texts)):
+        for layer in range(len(tower.blocks)):
+            got = tower.embed(tower.state(inputs, layer), layer)
+            torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4, msg=lambda m: f"{tower.name} layer {layer}: {m}")
+    torch.testing.assert_close(clip.embed_image(pixels), images, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(clip.embed_text(ids), texts, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("build", [openai_clip, transformers_clip, lambda: transformers_clip(49407)])
+def test_every_cut_gives_the_librarys_embedding(build, batch):
+    assert_towers_match(build(), batch)
+
+
+def test_transformers_4_too():
+    """The same check under the previous major, in a process of its own."""
+    old = ROOT / ".venv" / "transformers4"
+    if not old.exists():
+        pytest.skip("no .venv/transformers4: `make test` puts it there")
+    code = (
+        "import transformers, test_towers as t; assert transformers.__version__.startswith('4.'), transformers.__version__\n"
+        "for eos in (2, 49407):\n    for batch in (1, 8): t.assert_towers_match(t.transformers_clip(eos), batch)"
+    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (old, ROOT, ROOT / "tests")))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_gradients_pass_the_cut_and_weights_take_none():
+    clip = openai_clip()
+    state = clip.image.state(torch.randn(2, 3, 64, 64), 5)
+    tokens = state.tokens.clone().requires_grad_()
+    clip.image.embed(state._replace(tokens=tokens), 5).sum().backward()
+    assert (tokens.grad.abs().sum((1, 2)) > 0).all()
+    assert all(p.grad is None and not p.requires_grad for p in clip.model.parameters())
+
+
+def test_attention_and_back_is_the_block():
+    clip = openai_clip()
+    for tower, inputs in ((clip.image, torch.randn(2, 3, 64, 64)), (clip.text, clip.tokenize(TEXTS[:2]))):
+        x, block = tower.state(inputs, 2).tokens, tower.blocks[2]
+        probabilities, values = block.attention(x, tower.causal)
+        torch.testing.assert_close(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
+        torch.testing.assert_close(block.from_attention(x, probabilities, values), block(x, tower.causal), atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_is_copied():
+    clip = openai_clip()
+    ours = clip.image.blocks[0].query[0]
+    assert ours.data_ptr() == clip.model.visual.transformer.resblocks[0].attn.in_proj_weight.data_ptr()
+
+
+def test_texts_are_cut_at_their_eos():
+    clip = openai_clip()
+    (ids,) = clip.tokenize("a dog")
+    longer = torch.cat([ids, torch.zeros(5, dtype=torch.int64)])
+    torch.testing.assert_close(clip.embed_text([ids]), clip.embed_text([longer]), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("layer", [8, -1, 2.0, True])
+def test_wrong_layer_is_a_sentence(layer):
+    with pytest.raises(ValueError, match=rf"layer={layer} is not in 0\.\.7 of this 8-block image tower"):
+        openai_clip().image.state(torch.randn(1, 3, 64, 64), layer)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "ids", "sentence"),
+    [
+        (torch.zeros(3, 64, 64), [torch.ones(3).long()], r"pixels are \(3, 64, 64\), not \(B, 3, 64, 64\)"),
+        (torch.zeros(1, 3, 224, 224), [torch.ones(3).long()], r"pixels are \(1, 3, 224, 224\), not \(B, 3, 64, 64\)"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [torch.ones(3).long()], "pixels are torch.uint8, not float"),
+        (torch.zeros(2, 3, 64, 64), [torch.ones(3).long()], "ids must be a list of 2 1-D int64 tensors"),
+        (torch.zeros(1, 3, 64, 64), torch.ones(1, 3).long(), "not one tensor"),
+        (torch.zeros(1, 3, 64, 64), [torch.ones(3)], r"ids\[0\] is \(3,\) torch.float32, not a non-empty 1-D int64 tensor"),
+        (torch.zeros(1, 3, 64, 64), [torch.ones(78).long()], r"ids\[0\] has 78 tokens; this model reads at most 77"),
+        (torch.zeros(1, 3, 64, 64), [torch.tensor([49408])], r"ids\[0\] holds 49408; this vocabulary is 0\.\.49407"),
+        (torch.zeros(1, 3, 64, 64, device="meta"), [torch.ones(3).long()], r"pixels on meta, model on cpu"),
+    ],
+)
+def test_wrong_inputs_are_a_sentence(pixels, ids, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        nibkit.METHODS["nib"](openai_clip(), pixels, ids)
+
+
+def test_a_long_text_is_a_sentence():
+    with pytest.raises(ValueError, match="has 92 tokens; this model reads at most 77: shorten it"):
+        openai_clip().tokenize("word " * 90)
