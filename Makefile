@@ -18,7 +18,7 @@ reports: .venv/.stamp  ## regenerate reports/; options: make reports ARGS="..."
 # pytest ends with 5 where notebooks/ holds none yet.
 test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks against their own outputs
 	$(PY) -m pytest -q tests
-	$(PY) -m pytest -q --nbval-lax notebooks --sanitize-with notebooks/sanitize.cfg || test $$? -eq 5
+	env -u MPLBACKEND $(PY) -m pytest -q --nbval-lax notebooks --sanitize-with notebooks/sanitize.cfg || test $$? -eq 5
 
 notebooks: .venv/.stamp  ## run the committed notebooks again, in place
 	$(PY) -m nibkit notebooks

@@ -87,3 +87,15 @@ def method(function):
 
 def as_arrays(scores: list[torch.Tensor]) -> list[np.ndarray]:
     return [s.float().cpu().numpy() for s in scores]
+
+
+def words(clip, ids: torch.Tensor, scores: np.ndarray) -> list[tuple[str, float]]:
+    """One text's words with their scores, for display: BOS and EOS dropped, the pieces of a word joined and added up."""
+    found, pieces = [], clip.decode(ids)
+    start_of_word = True
+    for piece, score in list(zip(pieces, scores.tolist()))[1:-1]:
+        if start_of_word:
+            found.append(("", 0.0))
+        found[-1] = (found[-1][0] + piece.strip(), found[-1][1] + score)
+        start_of_word = piece.endswith(" ")
+    return found

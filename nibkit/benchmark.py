@@ -13,6 +13,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,16 +46,18 @@ def run(
     progress: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Explain every pair by every method and measure it: one row per (pair, method), in the order of dataset, then methods.
+    """Explain every pair by every method and measure it: a row per (pair, method), in order of dataset, then methods.
 
-    dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all. methods: names of METHODS, or
-    label -> (name, options), such as {"nib exact": ("nib", {"rule": "exact"})}. options: for every method, such as layer=9.
-    out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same rows
-    as an undisturbed one; more pairs or methods may be asked for, other settings (kept in OUT.settings.json) are refused.
+    dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all.
+    methods: names of METHODS, or label -> (name, options), such as {"nib exact": ("nib", {"rule": "exact"})}.
+    options: for every method, such as {"layer": 9}; a method's own come first.
+    out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
+        rows as an undisturbed one. More pairs or methods may be asked for later; other settings (they are kept beside
+        it, in OUT.settings.json) are refused.
 
     Columns: dataset, pair, text, method (the label), the four metrics of `metrics.confidence` (percent points), seconds
-    (measured, per pair), passes, error. A row has its metrics or, in `error`, the reason why there are none: a picture that
-    cannot be read, a caption that is too long, a method that failed on this very pair.
+    (measured, per pair), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
+    cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before the work.
     """
     if batch < 1 or n_pairs < 0:
         raise ValueError(f"batch={batch} must be at least 1, and n_pairs={n_pairs} at least 0 (all pairs)")
@@ -79,9 +82,7 @@ def run(
                 items = [_prepare(clip, name, pair) for pair in chunk] if todo else []
                 for label in todo:  # always the whole batch: its make-up shows in the last digits
                     bar.set_postfix_str(label)
-                    good = [item for item in items if not item[0]["error"]]
-                    results = dict(zip((row["pair"] for row, *_ in good), _results(clip, good, *plan[label], protocol)))
-                    rows = [{**row, "method": label, **results.get(row["pair"], {})} for row, *_ in items]
+                    rows = _rows(clip, items, label, *plan[label], protocol)
                     new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
                     _write(file, new.values(), "a")
                     done |= new
@@ -111,24 +112,37 @@ def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
 # --- one batch ---------------------------------------------------------------------------------------------------
 
 
-def _prepare(clip, dataset: str, pair) -> tuple[dict, torch.Tensor | None, torch.Tensor | None]:
-    """A row without results, and the pair's pixels (1, 3, H, W) and ids; where there are none, the row says why."""
-    row = {"dataset": dataset, "pair": str(pair.id), "text": " ".join(str(pair.text).split()), **_failed("")}
+class Item(NamedTuple):
+    """A pair as the methods take it: pixels (1, 3, H, W) and ids; None where there are none, and `row` says why."""
+
+    row: dict
+    pixels: torch.Tensor | None = None
+    ids: torch.Tensor | None = None
+
+
+def _prepare(clip, dataset: str, pair) -> Item:
+    row = {"dataset": dataset, "pair": str(pair.id), "text": " ".join(str(pair.text).split())}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
             raise ValueError(f"the caption {pair.text!r} has no word to score")
-        return row, clip.preprocess(pair.image), ids
+        return Item(row, clip.preprocess(pair.image), ids)
     except Exception as error:
-        return {**row, **_failed(error)}, None, None
+        return Item(row | _failed(error))
 
 
-def _results(clip, items: list, name: str, options: dict, protocol: str) -> list[dict]:
+def _rows(clip, items: list[Item], label: str, *how) -> list[dict]:
+    good = [item for item in items if item.ids is not None]
+    results = {item.row["pair"]: result for item, result in zip(good, _results(clip, good, *how))}
+    return [{**item.row, "method": label, **results.get(item.row["pair"], {})} for item in items]
+
+
+def _results(clip, items: list[Item], name: str, options: dict, protocol: str) -> list[dict]:
     """NUMBERS and error of each item. Where a batch fails, its pairs are tried one by one."""
     if not items:
         return []
     try:
-        pixels, ids = torch.cat([pixels for _, pixels, _ in items]), [ids for *_, ids in items]
+        pixels, ids = torch.cat([item.pixels for item in items]), [item.ids for item in items]
         a = METHODS[name](clip, pixels, ids, **options)
         table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
         if table.isna().any(axis=None):
@@ -141,9 +155,8 @@ def _results(clip, items: list, name: str, options: dict, protocol: str) -> list
         return [result for item in items for result in _results(clip, [item], name, options, protocol)]
 
 
-def _failed(error: Exception | str) -> dict:
-    reason = f"{type(error).__name__}: {error}" if isinstance(error, Exception) else error
-    return dict.fromkeys(NUMBERS, float("nan")) | {"error": " ".join(reason.split())}
+def _failed(error: Exception) -> dict:
+    return dict.fromkeys(NUMBERS, float("nan")) | {"error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
@@ -158,8 +171,8 @@ def _resume(file: Path, settings: dict) -> dict[tuple[str, str], dict]:
         known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
         methods = {label: settings["methods"].get(label, was) for label, was in known.get("methods", {}).items()}
         for key, value in {**settings, "methods": methods}.items():
-            if known.get(key) != value:
-                raise ValueError(f"{file} was made with {key} = {known.get(key)}, not {value}; choose another file or delete it")
+            if (was := known.get(key)) != value:
+                raise ValueError(f"{file} was made with {key} = {was}, not {value}; choose another file or delete it")
         settings["methods"] = known["methods"] | settings["methods"]
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
@@ -205,7 +218,7 @@ def _measured(rows: pd.DataFrame) -> pd.Series:
 
 
 def _intervals(values: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
-    """Percentile bootstrap of the mean over axis 0: (2, columns). Equal n: the same pairs are drawn, so methods share them."""
+    """Percentile bootstrap of the mean over axis 0: (2, columns). Methods of equal n share their draws of pairs."""
     n = len(values)
     if not n:
         return np.full((2, values.shape[1]), np.nan)
@@ -216,8 +229,9 @@ def _intervals(values: np.ndarray, level: float, resamples: int, seed: int) -> n
 def summary(
     rows: pd.DataFrame, by: str | list[str] = "method", level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Per method: n (pairs measured), failures, the mean of each metric with its bootstrap interval (METRIC_low,
-    METRIC_high, over pairs), pairs_per_second (1 / mean seconds) and passes (mean)."""
+    """Per method: n (pairs measured), failures, each metric's mean and bootstrap interval over pairs (METRIC, METRIC_low,
+    METRIC_high), pairs_per_second (1 / mean seconds) and passes (mean).
+    """
 
     def row(group: pd.DataFrame) -> dict:
         good = group[_measured(group)]
@@ -235,14 +249,16 @@ def summary(
 def compare(
     rows: pd.DataFrame, method: str = "nib", level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Per metric, `method` against the runner-up: the best mean among all others in `rows`, over the pairs both measured.
+    """Per metric, `method` against the runner-up (the best mean of all others in `rows`), over the pairs both measured.
 
-    runner_up, n, difference (method - runner-up, percent points; low, high: its bootstrap interval), better (does the
-    difference favour the method), p (two-sided) and test: Wilcoxon's signed ranks for a drop, McNemar's exact for an increase.
+    Columns: runner_up, n, difference (method - runner-up, percent points; low, high: its bootstrap interval), better
+    (the difference favours the method), p (two-sided), test: Wilcoxon's signed ranks for a drop, McNemar's exact test
+    for an increase.
     """
     rows = rows[_measured(rows)]
-    if method not in (names := list(rows.method.unique())) or len(names) < 2:
-        raise ValueError(f"method {method!r} and at least one other must have measured rows; there are: {', '.join(names)}")
+    names = list(rows.method.unique())
+    if method not in names or len(names) < 2:
+        raise ValueError(f"method {method!r} and another one must have measured rows; there are: {', '.join(names)}")
     wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=METRICS), {}
     for metric, higher in HIGHER_IS_BETTER.items():
         others = wide[metric].drop(columns=method).mean()
@@ -282,7 +298,7 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def style(table: pd.DataFrame) -> Styler:
-    """A table of `summary` or `beside_paper` for the eye: the best of each metric in bold, intervals in small print."""
+    """A table of `summary` or `beside_paper` for the eye: the best of a metric in bold, intervals in small print."""
     first = lambda column: column[0] if isinstance(column, tuple) else column  # noqa: E731
     shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
     for column in shown:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import clip as openai_clip
+import numpy as np
 import torch
 import torch.nn.functional as F
 from clip.clip import _transform
@@ -15,6 +16,9 @@ from torch import Tensor
 from .backends import openai as openai_backend
 from .paths import bundled
 from .towers import ImageTower, TextTower
+
+PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics, RGB
+PIXEL_STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
 _OPENAI_VITS = {

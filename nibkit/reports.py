@@ -267,7 +267,7 @@ def _title_and_question(notebook: Path) -> tuple[str, str]:
     text = re.sub(r"[*`]+", "", text)
     heading = re.search(r"^#+\s+(.+)$", text, re.MULTILINE)
     rest = text[heading.end() :] if heading else text
-    sentences = re.split(r"(?<=[.!?:])\s+|\n\s*\n", rest)
+    sentences = re.split(r"(?<=[!?:])\s+|(?<=\.)\s+(?=[A-Z])|\n\s*\n", rest)
     question = next((sentence for sentence in sentences if sentence.endswith("?")), "")
     return heading.group(1).strip() if heading else notebook.stem, " ".join(question.split())
 
@@ -466,7 +466,7 @@ Each page is one executed notebook; its tables and figures are the files beside 
 <p class="facts"><b>{{ run.status }}</b> &middot; {{ run.name }} &middot; {{ run.when }}
 {% if run.took %}&middot; took {{ run.took }}{% endif %}</p>
 {% if run.parameters %}<p>{% for name, value in run.parameters.items() %}
-<code>{{ name }} = {{ value }}</code>{{ "," if not loop.last }}{% endfor %}</p>{% endif %}
+<code>{{ name }} = {{ value }}</code>{{ ", " if not loop.last }}{% endfor %}</p>{% endif %}
 {% if run.error %}<pre>{{ run.error }}</pre>{% endif %}
 <p class="files">{% for file in run.tables %}<a href="{{ file.url }}">{{ file.name }}</a>{% endfor %}</p>
 <div class="thumbs">{% for file in run.figures %}

@@ -78,7 +78,7 @@ def test_a_broken_picture_raises_only_when_opened(tmp_path, monkeypatch, broken)
     assert pairs[0].image.size == (224, 224)
     assert list(pairs[1].masks) == ["dog"]
     with pytest.raises(data.DataError, match="0001.webp cannot be read as a picture: "):
-        pairs[1].image
+        _ = pairs[1].image
 
 
 def test_a_broken_mask_raises_only_when_opened(tmp_path, monkeypatch):
@@ -88,4 +88,4 @@ def test_a_broken_mask_raises_only_when_opened(tmp_path, monkeypatch):
     pair = data.load("scenes-objects")[0]
     assert isinstance(pair.image, Image.Image)
     with pytest.raises(data.DataError, match="0000.png cannot be read"):
-        pair.masks
+        _ = pair.masks

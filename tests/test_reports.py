@@ -34,7 +34,7 @@ tries.mkdir(exist_ok=True)
 if len(list(tries.iterdir())) < 2:
     os._exit(1)
 """
-QUESTION = "[![Colab](b.svg)](https://x?y)\n\n**Question.** Does a [small](u) *run* work? Yes."
+QUESTION = "[![Colab](b.svg)](https://x?y)\n\n**Question.** Does a [small](u) *run*, vs. none, work? Yes."
 
 
 def notebook(folder, stem, *sources, title="A title", parameters=PARAMETERS):
@@ -97,7 +97,7 @@ def test_the_overview_escapes_every_string(made):
     page = (root / "reports" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<i>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; code (a)" in page
-    assert "<p>Does a small run work?</p>" in page
+    assert "<p>Does a small run, vs. none, work?</p>" in page
     assert '<a href="01_good-a/table.csv">table.csv</a>' in page
     assert '<a href="01_good-a/a%20%22figure%22.png"><img src="data:image/png;base64,' in page
     assert "ZeroDivisionError" in page and "label = &#34;b/&lt;i&gt;&#34;" in page

@@ -1,6 +1,7 @@
-"""What the gradient methods share: one run over both encoders, and attention or activations with their gradient.
+"""What the gradient methods share: one run over both encoders, and the gradient of the attention or of a state.
 
-The target is always the cosine of a pair's two embeddings; its gradient is taken by autograd on the state, so nothing is hooked.
+The target is always the cosine of a pair's two embeddings. A batch takes one forward and one backward per encoder,
+without hooks.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def at_readout(x: Tensor, state: State) -> Tensor:
 
 
 def seen(tower: Tower, state: State) -> Tensor:
-    """(B, T) bool: the tokens an embedding can depend on, that is all of a picture's, and a text's up to its readout."""
+    """(B, T) bool: the tokens an embedding can depend on: all of a picture's, a text's up to its readout."""
     place = torch.arange(state.tokens.shape[1], device=state.tokens.device)
     return place <= state.readout[:, None] if tower.causal else (place >= 0).expand(len(state.tokens), -1)
 
@@ -37,13 +38,16 @@ def scored(tower: Tower, state: State) -> Tensor:
     return seen(tower, state) & (torch.arange(state.tokens.shape[1], device=state.tokens.device) >= start)
 
 
-def explain(clip, pixels: Tensor, ids: list[Tensor], score: Callable, first: Callable, batch_size: int) -> Attribution:
+def explain(
+    clip, pixels: Tensor, ids: list[Tensor], score: Callable, layer: int | Callable[[Tower], int], batch_size: int
+) -> Attribution:
     """Both encoders by score(tower, state, layer, target) -> token scores (B, T).
 
-    `state` enters block `layer` = first(tower); `target` (B, E) is the other encoder's embedding of the same pair.
+    `state` enters block `layer`, a number or a rule for each tower; `target` (B, E) is the other encoder's embedding
+    of the same pair. Raw scores, signed, CLS dropped.
     """
     towers, parts = (clip.image, clip.text), torch.arange(len(pixels), device=clip.device).split(batch_size)
-    layers = [first(tower) for tower in towers]
+    layers = [layer(tower) if callable(layer) else layer for tower in towers]
     states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
     with torch.no_grad():
         embeddings = [tower.embed(state, layer) for tower, state, layer in zip(towers, states, layers)]
@@ -57,7 +61,7 @@ def explain(clip, pixels: Tensor, ids: list[Tensor], score: Callable, first: Cal
 
 
 class Attended(NamedTuple):
-    """One block: its input (B, T, C), its attention probabilities and d cosine / d probabilities, both (B, heads, T, T)."""
+    """One block: its input (B, T, C), attention probabilities and d cosine / d probabilities, both (B, heads, T, T)."""
 
     tokens: Tensor
     probabilities: Tensor
@@ -83,13 +87,19 @@ def attention(tower: Tower, state: State, layer: int, target: Tensor) -> list[At
     return [Attended(x.detach(), p.detach(), allowed(g, tower)) for x, p, g in found]
 
 
-def activation(tower: Tower, state: State, layer: int, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Output of block `layer`, given the state that enters it, and d cosine / d output: both (B, T, C).
+def behind(clip, layer: int) -> int:
+    """Blocks applied once block `layer` has put out its state; a ValueError where that is the end of an encoder."""
+    end = min(last(clip.image), last(clip.text))
+    if layer >= end:
+        raise ValueError(
+            f"layer={layer} is the last block of an encoder: no patch or word behind it reaches the embedding; "
+            f"take a layer in 0..{end - 1}"
+        )
+    return layer + 1
 
-    Behind the last block only the readout token matters, so there the gradient of every other token is 0.
-    """
-    tokens = tower.run(state, layer, layer + 1).tokens.requires_grad_()
-    after = State(tokens, state.readout)
-    embedding = tower.head(at_readout(tokens, after)) if layer == last(tower) else tower.embed(after, layer + 1)
-    (gradient,) = torch.autograd.grad(F.cosine_similarity(embedding, target).sum(), tokens)
-    return tokens.detach(), gradient
+
+def slope(tower: Tower, state: State, layer: int, target: Tensor) -> Tensor:
+    """d cosine / d state (B, T, C), for the state that enters block `layer`."""
+    tokens = state.tokens.detach().requires_grad_()
+    cosine = F.cosine_similarity(tower.embed(State(tokens, state.readout), layer), target)
+    return torch.autograd.grad(cosine.sum(), tokens)[0]

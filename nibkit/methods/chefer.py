@@ -1,11 +1,12 @@
 """Attention x gradient, positive part, of the last block: what the NIB paper's code calls "Chefer".
 
-With P the attention probabilities of the last block and G = dc/dP the gradient of the pair's cosine c, a token's score is what the
-readout token r (CLS, EOS) draws from it in favour of the match:
+With P the attention probabilities of the last block and G = dc/dP the gradient of the pair's cosine c, a token's
+score is what the readout token r (CLS, EOS) draws from it in favour of the match:
 
     score_j = mean_heads max(G_rj P_rj, 0)
 
-Chefer et al. (ICCV 2021) roll this out over all blocks; the published baseline stops at the last. Their own form is `gae`.
+Chefer et al. (ICCV 2021) roll this out over all blocks; the published baseline stops at the last. Their own form is
+`gae`.
 """
 
 from torch import Tensor
@@ -18,8 +19,9 @@ from ._gradient import at_readout, attention, explain, last
 def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Chefer scores of B pairs as the NIB paper's code computes them: last block only, no roll-out.
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published code scales
-    them by the temperature, which its min-max removes). batch_size: pairs at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published
+    code scales them by the temperature, which its min-max removes). batch_size: pairs at once; bounds memory. info:
+    passes.
     """
 
     def score(tower, state, layer, target):

@@ -1,8 +1,8 @@
 """Attention x gradient of the last block, signed: what the NIB paper's code calls "Fast-IG".
 
-Fast-IG (Hesse et al., NeurIPS 2021) is input x gradient, which equals integrated gradients where a network is homogeneous of degree
-one. The published baseline multiplies the last block's attention P, not the input, by its gradient G = dc/dP; at the readout token r
-(CLS, EOS):
+Fast-IG (Hesse et al., NeurIPS 2021) is input x gradient, which equals integrated gradients where a network is
+homogeneous of degree one. The published baseline multiplies the last block's attention P, not the input, by its
+gradient G = dc/dP; at the readout token r (CLS, EOS):
 
     score_j = mean_heads G_rj P_rj
 
@@ -19,8 +19,8 @@ from ._gradient import at_readout, attention, explain, last
 def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Attention x gradient of B pairs, image and text, as the NIB paper's code computes its Fast-IG baseline.
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive token speaks for
-    the match. batch_size: pairs at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
+    token speaks for the match. batch_size: pairs at once; bounds memory. info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -1,12 +1,14 @@
 """Generic attention explainability: Chefer et al. (ICCV 2021) with its roll-out over all blocks of each encoder.
 
-Relevance starts as the identity and every block mixes it along the attention that favours the match. With P_l the probabilities of
-block l, G_l = ds/dP_l and s the logit, exp(logit_scale) times the pair's cosine (eq. 5 and 6 of the paper):
+Relevance starts as the identity and every block mixes it along the attention that favours the match. With P_l the
+probabilities of block l, G_l = ds/dP_l and s the logit, exp(logit_scale) times the pair's cosine (eq. 5 and 6 of the
+paper):
 
     R <- R + mean_heads max(G_l * P_l, 0) R        l = 0, 1, ..., starting from R = I
 
-The readout token's row of R (CLS, EOS) scores the tokens. Its own entry keeps the 1 that the identity put there before any evidence;
-it is taken off, or else EOS outshines every word. Only that row is needed, so the product is formed from the last block down.
+The readout token's row of R (CLS, EOS) scores the tokens. Its own entry keeps the 1 that the identity put there
+before any evidence; it is taken off, or else EOS outshines every word. Only that row is needed, so the product is
+formed from the last block down.
 """
 
 import torch
@@ -20,9 +22,9 @@ from ._gradient import attention, explain
 def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 16) -> Attribution:
     """Rolled-out attention relevance of B pairs, image and text (Chefer, Gur and Wolf, ICCV 2021, self-attention rule).
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, without unit; the logit's temperature weighs paths
-    over many blocks against short ones, so it is part of the method. batch_size: pairs at once; the attention of all blocks is held
-    for the backward pass. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, without unit; the logit's
+    temperature weighs paths over many blocks against short ones, so it is part of the method. batch_size: pairs at
+    once; the attention of all blocks is held for the backward pass. info: passes.
     """
 
     def score(tower, state, layer, target):
@@ -32,4 +34,4 @@ def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 16) -> Att
             row = row + row @ (clip.logit_scale * block.gradient * block.probabilities).clamp(min=0).mean(1)
         return (row - start)[:, 0]
 
-    return explain(clip, pixels, ids, score, lambda tower: 0, batch_size)
+    return explain(clip, pixels, ids, score, 0, batch_size)

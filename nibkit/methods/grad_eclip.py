@@ -1,13 +1,15 @@
 """Grad-ECLIP: values weighted by the gradient of the attention's output, and by a loosened attention.
 
-At a block's readout token r (CLS, EOS) let o_r be the attention's output, v_j the tokens' values (heads side by side), c the pair's
-cosine, and lam_j in [0, 1] the min-max over tokens of cos(q_r, k_j), which is far less sparse than softmax:
+At a block's readout token r (CLS, EOS) let o_r be the attention's output, v_j the tokens' values (heads side by
+side), c the pair's cosine, and lam_j in [0, 1] the min-max over tokens of cos(q_r, k_j), which is far less sparse
+than softmax:
 
-    score_j = ReLU( sum_blocks lam_j sum_channels (dc/do_r) v_j )        (Zhao et al., eq. 7 to 10)
+    score_j = ReLU( sum_blocks lam_j sum_channels (dc/do_r) v_j )        (Zhao et al., ICML 2024)
 
-The image takes the last block, the text its last eight, summed before the ReLU. As o_r = sum_j P_rj v_j, the sum over channels is the
-sum over heads of dc/dP_rj, and that is how it is computed. Where we part from the published code: it runs the explained blocks as
-if they had one head, another model than the one explained, and its text min-max covers the padding behind EOS.
+The image takes the last block, the text its last eight, summed before the ReLU. As o_r = sum_j P_rj v_j, the sum over
+channels is the sum over heads of dc/dP_rj, and that is how it is computed. Where we part from the published code: it
+runs the explained blocks as if they had one head, another model than the one explained, and its text min-max covers
+the padding behind EOS.
 """
 
 import torch
@@ -33,10 +35,10 @@ def loosened(block: Block, tokens: Tensor, state, where: Tensor) -> Tensor:
 
 @method
 def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
-    """Grad-ECLIP scores of B pairs, image and text (Zhao et al., ICML 2024; text: their arXiv 2502.18816).
+    """Grad-ECLIP scores of B pairs, image and text (Zhao et al., ICML 2024, and arXiv 2502.18816 for the text).
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention. batch_size: pairs
-    at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention.
+    batch_size: pairs at once; bounds memory. info: passes.
     """
 
     def score(tower, state, layer, target):

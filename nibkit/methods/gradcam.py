@@ -4,27 +4,27 @@ With A the output of block `layer` and G = dc/dA the gradient of the pair's cosi
 
     score_j = max( sum_channels G_jc A_jc, 0 )
 
-Grad-CAM (Selvaraju et al., ICCV 2017) pools G over all places first; the published baseline does not. Their form is `gradcam_pooled`.
+Grad-CAM (Selvaraju et al., ICCV 2017) pools G over all places first; the published baseline does not. Their form is
+`gradcam_pooled`.
 """
 
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ._gradient import activation, explain
+from ._gradient import behind, explain, slope
 
 
 @method
 def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published code scales them
-    by the temperature, which its min-max removes). A map may be 0 everywhere. layer: the block whose *output* is taken, one block
-    later than NIB's state; behind the last block only CLS and EOS reach the embedding, and every patch scores 0. batch_size: pairs at
-    once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published
+    code scales them by the temperature, which its min-max removes). A map may be 0 everywhere. layer: the block whose
+    *output* is taken, one block later than NIB's state, so it must not be the last. batch_size: pairs at once; bounds
+    memory. info: passes.
     """
 
     def score(tower, state, layer, target):
-        tokens, gradient = activation(tower, state, layer, target)
-        return (gradient * tokens).sum(-1).clamp(min=0)
+        return (slope(tower, state, layer, target) * state.tokens).sum(-1).clamp(min=0)
 
-    return explain(clip, pixels, ids, score, lambda tower: layer, batch_size)
+    return explain(clip, pixels, ids, score, behind(clip, layer), batch_size)

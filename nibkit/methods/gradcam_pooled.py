@@ -1,7 +1,7 @@
 """Grad-CAM with pooled gradients, as its own paper defines it, on a transformer's tokens.
 
-With A the output of block `layer` and G = dc/dA the gradient of the pair's cosine c, channel k gets one weight for all places, and a
-token scores by how much it holds of the channels that favour the match:
+With A the output of block `layer` and G = dc/dA the gradient of the pair's cosine c, channel k gets one weight for
+all places, and a token scores by how much it holds of the channels that favour the match:
 
     alpha_k = mean_j G_jk,    score_j = max( sum_k alpha_k A_jk, 0 )        (Selvaraju et al., ICCV 2017, eq. 1 and 2)
 
@@ -11,22 +11,22 @@ The mean runs over the patches (CLS is no place in the picture), and over a text
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ._gradient import activation, explain, scored
+from ._gradient import behind, explain, scored, slope
 
 
 @method
 def gradcam_pooled(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
     """Grad-CAM of B pairs, image and text (Selvaraju et al., ICCV 2017).
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine. A map may be 0 everywhere.
-    layer: the block whose *output* is taken, one block later than NIB's state; behind the last block no patch has a gradient, and
-    every patch scores 0. batch_size: pairs at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine. A map may be 0
+    everywhere. layer: the block whose *output* is taken, one block later than NIB's state, so it must not be the
+    last. batch_size: pairs at once; bounds memory. info: passes.
     """
 
     def score(tower, state, layer, target):
-        tokens, gradient = activation(tower, state, layer, target)
         where = scored(tower, state)[..., None]
+        gradient = slope(tower, state, layer, target)
         weights = (gradient * where).sum(1, keepdim=True) / where.sum(1, keepdim=True)
-        return (weights * tokens * where).sum(-1).clamp(min=0)
+        return (weights * state.tokens * where).sum(-1).clamp(min=0)
 
-    return explain(clip, pixels, ids, score, lambda tower: layer, batch_size)
+    return explain(clip, pixels, ids, score, behind(clip, layer), batch_size)

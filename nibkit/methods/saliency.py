@@ -1,6 +1,7 @@
 """Attention saliency: how steeply the match depends on the last block's attention, whichever way.
 
-With G = dc/dP the gradient of the pair's cosine c by the last block's attention probabilities P, at the readout token r (CLS, EOS):
+With G = dc/dP the gradient of the pair's cosine c by the last block's attention probabilities P, at the readout token
+r (CLS, EOS):
 
     score_j = mean_heads |G_rj|
 
@@ -17,8 +18,8 @@ from ._gradient import at_readout, attention, explain, last
 def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Attention saliency of B pairs, image and text, as the NIB paper's code computes it.
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention: they say how
-    much a token matters, not for or against. batch_size: pairs at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention:
+    they say how much a token matters, not for or against. batch_size: pairs at once; bounds memory. info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -4,28 +4,25 @@ With Z the state that enters block `layer` and c the pair's cosine:
 
     score_j = sum_channels Z_jk dc/dZ_jk        (Shrikumar et al., 2016)
 
-It is the end point of NIB's path: NIB with one Riemann step. Unlike NIB it does not add up to anything: it knows the slope at Z alone.
+It is the end point of NIB's path: NIB with one Riemann step. Unlike NIB it does not add up to anything: it knows the
+slope at Z alone.
 """
 
-import torch
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..narrowing import Bottleneck
-from ._gradient import explain
+from ._gradient import explain, slope
 
 
 @method
 def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
     """Input x gradient of B pairs at the state that enters block `layer`, image and text.
 
-    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive token speaks for
-    the match, to first order. batch_size: pairs at once; bounds memory. info: passes.
+    pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
+    token speaks for the match, to first order. batch_size: pairs at once; bounds memory. info: passes.
     """
 
     def score(tower, state, layer, target):
-        everyone = torch.arange(len(target), device=target.device)
-        _, slopes = Bottleneck(tower, state, layer, target, batch_size).slope(torch.ones_like(target[:, 0]), everyone)
-        return slopes
+        return (slope(tower, state, layer, target) * state.tokens).sum(-1)
 
-    return explain(clip, pixels, ids, score, lambda tower: layer, batch_size)
+    return explain(clip, pixels, ids, score, layer, batch_size)

@@ -188,7 +188,8 @@ the first {r.easy:.0%} of the steps; {r.partial:.0%} of the captions of several 
 |---|---|---|---|
 {table}
 
-A caption counts in retrieval only when it is true of exactly one of the {GROUP} pictures.
+A caption counts in retrieval only when it is true of exactly one of the {GROUP} pictures, so nearly all that count name
+two or three objects.
 
 ## Limits
 

@@ -2,6 +2,10 @@
 
 The architecture is OpenAI's `clip.model.CLIP`, small: 224 x 224 pictures, patch 32, 12 + 12 blocks, width 128. Every batch is a
 function of (seed, step), so a run that was killed and resumed sees what an undisturbed one sees.
+
+Left alone, so small a model gathers everything in CLS and EOS within a few blocks, and the patches and words that enter block 9
+no longer matter. In a large CLIP they do. So in training the readout token forgets: before a block drawn at random it
+goes back to its first state and must read patches or words again with the blocks that remain.
 """
 
 import math
@@ -17,18 +21,17 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..models import PIXEL_MEAN, PIXEL_STD
 from . import world
 
 WIDTH, BLOCKS, CONTEXT, VOCABULARY = 128, 12, 77, 49408
-MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics
-STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights."""
 
-    steps: int = 3600
+    steps: int = 2000
     batch: int = 128
     lr: float = 1e-3
     warmup: int = 100
@@ -52,11 +55,12 @@ def tokens(texts: list[str]) -> torch.Tensor:
 
 def normalise(pictures: np.ndarray) -> torch.Tensor:
     """uint8 (B, H, W, 3) -> CLIP's pixels (B, 3, H, W)."""
-    return torch.from_numpy((pictures / np.float32(255) - MEAN) / STD).permute(0, 3, 1, 2).contiguous()
+    return torch.from_numpy((pictures / np.float32(255) - PIXEL_MEAN) / PIXEL_STD).permute(0, 3, 1, 2).contiguous()
 
 
 class Batches(Dataset):
-    """Item `step` is the batch of that step: pictures, token ids, and which caption is true of which picture."""
+    """Item `step` is the batch of that step: pictures, token ids, which caption is true of which picture, and the block
+    before which each picture's CLS and each text's EOS forget (0: never)."""
 
     def __init__(self, recipe: Recipe):
         self.recipe = recipe
@@ -72,17 +76,40 @@ class Batches(Dataset):
         captions, claims = zip(*(world.describe(s, rng, r.partial) for s in scenes))
         true = np.array([[world.is_true(c, s) for c in claims] for s in scenes], np.float32)
         pictures = np.stack([np.asarray(world.render(s)[0]) for s in scenes])
-        return pictures, tokens(list(captions)), true
+        forget = rng.integers(0, BLOCKS - 1, (2, r.batch))
+        return pictures, tokens(list(captions)), true, forget
 
 
-def encode_text(model: CLIP, ids: torch.Tensor) -> torch.Tensor:
-    """`model.encode_text` for texts shorter than the context: (B, T) -> (B, E)."""
-    full = model.build_attention_mask().to(ids.device)
-    for block in model.transformer.resblocks:
+def _run(blocks, x: torch.Tensor, row: torch.Tensor, forget: torch.Tensor | None) -> torch.Tensor:
+    """Blocks over x (T, B, C); readout token `row` (B,) goes back to its first state before block `forget` (B,) if > 0."""
+    here = torch.arange(len(row), device=x.device)
+    first = x[row, here]
+    for number, block in enumerate(blocks):
+        if forget is not None and number and (now := forget == number).any():
+            x = x.index_put((row[now], here[now]), first[now].to(x.dtype))
+        x = block(x)
+    return x[row, here]
+
+
+def encode_image(model: CLIP, pixels: torch.Tensor, forget: torch.Tensor | None = None) -> torch.Tensor:
+    """`model.encode_image`, with forgetting: (B, 3, H, W) -> (B, E)."""
+    v = model.visual
+    x = v.conv1(pixels).flatten(2).transpose(1, 2)
+    x = torch.cat([v.class_embedding.expand(len(x), 1, -1).to(x.dtype), x], 1) + v.positional_embedding
+    row = torch.zeros(len(x), dtype=torch.long, device=x.device)
+    return v.ln_post(_run(v.transformer.resblocks, v.ln_pre(x).transpose(0, 1), row, forget)) @ v.proj
+
+
+def encode_text(model: CLIP, ids: torch.Tensor, forget: torch.Tensor | None = None) -> torch.Tensor:
+    """`model.encode_text` for texts shorter than the context, with forgetting: (B, T) -> (B, E)."""
+    blocks, full = model.transformer.resblocks, model.transformer.resblocks[0].attn_mask
+    for block in blocks:
         block.attn_mask = full[: ids.shape[1], : ids.shape[1]]
     x = model.token_embedding(ids) + model.positional_embedding[: ids.shape[1]]
-    x = model.ln_final(model.transformer(x.transpose(0, 1)).transpose(0, 1))
-    return x[torch.arange(len(x)), ids.argmax(1)] @ model.text_projection
+    x = _run(blocks, x.transpose(0, 1), ids.argmax(1), forget)
+    for block in blocks:
+        block.attn_mask = full
+    return model.ln_final(x) @ model.text_projection
 
 
 def contrastive_loss(images, texts, scale, true) -> torch.Tensor:
@@ -137,13 +164,14 @@ def train(folder: Path, recipe: Recipe = Recipe(), device: str = "cpu", workers:
 
     loader = DataLoader(Batches(recipe), batch_size=None, sampler=range(start, recipe.steps), num_workers=workers)
     bar = tqdm(loader, initial=start, total=recipe.steps, unit="step", mininterval=5)
-    for step, (pictures, ids, true) in enumerate(bar, start):
+    for step, (pictures, ids, true, forget) in enumerate(bar, start):
         rate = min((step + 1) / recipe.warmup, 0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * rate
         pixels, ids, true = normalise(np.asarray(pictures)).to(device), ids.to(device), torch.as_tensor(true).to(device)
+        forget = torch.as_tensor(forget).to(device)
         with torch.autocast(torch.device(device).type, torch.bfloat16):
-            images, texts = model.visual(pixels), encode_text(model, ids)
+            images, texts = encode_image(model, pixels, forget[0]), encode_text(model, ids, forget[1])
         loss = contrastive_loss(images, texts, model.logit_scale.exp(), true)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -1,0 +1,124 @@
+"""Randomised input sampling: what was visible when the match was good?
+
+Coarse random grids (a cell is open with `probability`) are enlarged linearly to one cell more than the input; a window
+of the input's size is cut from each at a random place: masks m_k in [0, 1]. They multiply the normalised pixels or the
+token rows; with c_k the cosine of the masked pair
+
+    A = sum_k c_k m_k / (N probability)              protocol="paper" (equation 6)
+    A = sum_k (c_k - mean c) m_k / sum_k m_k         protocol="corrected"
+
+Cosines are all alike, so equation 6 credits places that chance opened more often. The second form divides by how often
+a place was really seen and is signed: above 0, the match is better than average when the place is seen.
+
+Petsiuk, Das & Saenko, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from scipy.ndimage import zoom
+from torch import Tensor
+
+from ..attribution import Attribution, as_arrays, method
+from ..towers import State, ragged
+
+
+def cell(size: int, grid: int) -> int:
+    """Places that a cell of the enlarged grid covers: windows start at 0 .. cell - 1."""
+    return max(1, math.ceil(size / grid))
+
+
+def windows(shift: np.ndarray, size: int, grid: int) -> Tensor:
+    """Linear maps (*shift.shape, size, grid) from `grid` cells to the `size` places behind each shift.
+
+    Half-pixel centres; borders mirrored about the edge sample's centre.
+    """
+    times = (grid + 1) * cell(size, grid) / grid
+    enlarge = zoom(np.eye(grid), (times, 1), order=1, mode="mirror", grid_mode=True)
+    return torch.from_numpy(enlarge[shift[..., None] + np.arange(size)]).float()
+
+
+def image_masks(opened: np.ndarray, shift: np.ndarray, size: int) -> Tensor:
+    """Grids (N, grid, grid) and shifts (N, 2) -> masks (N, size, size)."""
+    w = windows(shift, size, opened.shape[-1])
+    return w[:, 0] @ torch.from_numpy(opened).float() @ w[:, 1].mT
+
+
+def word_masks(rng: np.random.RandomState, n: int, length: int, probability: float, grid: int, width: int) -> Tensor:
+    """Masks (n, length) of one text; `width` bounds a second shift, drawn and thrown away as published."""
+    opened = torch.from_numpy(rng.rand(n, grid) < probability).float()
+    shift = np.array([(rng.randint(0, cell(length, grid)), rng.randint(0, width))[0] for _ in range(n)])
+    return (windows(shift, length, grid) @ opened[..., None])[..., 0]
+
+
+def last_place(ids: Tensor) -> Tensor:
+    """For every place the last place that holds the same token."""
+    return len(ids) - 1 - (ids[:, None] == ids.flip(0)).int().argmax(1)
+
+
+@torch.no_grad()
+def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: int, by: float | None) -> Tensor:
+    """The module's equations over n masks, (B, ...): divided by n * `by`, or by what was seen if that is None.
+
+    `masks(k)` (B or 1, len(k), ...): what is credited; `show(k, m)`: the embeddings (B * len(k), E) of the masked inputs.
+    """
+    total = seen = mean = 0
+    for k in torch.arange(n).split(max(1, batch_size // len(target))):
+        m = masks(k).to(target)
+        cosine = F.cosine_similarity(show(k, m), target.repeat_interleave(len(k), 0)).unflatten(0, (-1, len(k)))
+        total = total + torch.einsum("bk,bk...->b...", cosine, m)
+        seen, mean = seen + m.sum(1), mean + cosine.sum(1) / n
+    if by:
+        return total / (n * by)
+    mean = mean.view(-1, *[1] * (total.ndim - 1))
+    return torch.where(seen > 0, (total - mean * seen) / seen, 0.0)
+
+
+@method
+def rise(
+    clip, pixels: Tensor, ids: list[Tensor], *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1,
+    grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int = 64
+) -> Attribution:
+    """RISE of B pairs: scores per pixel (B, H, W) and per token, in units of cosine similarity (Petsiuk et al., 2018).
+
+    masks, text_masks: how many; grid: cells along a side; probability: of a cell to be open. seed: the pictures of a batch
+    share their masks, and no score depends on the batch. batch_size: rows at once (at least one a pair); bounds memory.
+    protocol "paper": every text starts from the seed, BOS and EOS are masked too, a repeated token shows by the mask of its
+    last place. "corrected": every text has its own draws, every place its own mask; BOS and EOS always show and score 0.
+    info: passes, forward passes through each whole encoder, the larger of the two.
+    """
+    if min(masks, text_masks, grid) < 1 or not 0 < probability <= 1:
+        got = f"masks={masks}, text_masks={text_masks}, grid={grid}, probability={probability}"
+        raise ValueError(f"{got}: the first three must be whole numbers >= 1, probability in (0, 1]")
+    image, text, paper = clip.image, clip.text, protocol == "paper"
+    rng, rows = np.random.RandomState(seed), text.rows(ids)
+    opened = rng.rand(masks, grid, grid) < probability
+    shift = rng.randint(0, cell(image.size, grid), (masks, 2))
+
+    drawn, shown = [], []
+    for i, end in zip(ids, rows.readout.tolist()):
+        rng = np.random.RandomState(seed if paper else [seed, *i.tolist()])
+        inner = end + 1 if paper else max(0, end - 1)
+        m = word_masks(rng, text_masks, inner, probability, grid, text.width)
+        drawn.append(m if paper else F.pad(m, (1, end - inner)))
+        shown.append(m[:, last_place(i[: end + 1].cpu())] if paper else F.pad(m, (1, end - inner), value=1.0))
+    longest = rows.tokens.shape[1]
+    drawn, shown = (torch.stack([F.pad(m, (0, longest - m.shape[1])) for m in ms]) for ms in (drawn, shown))  # (B, N, T)
+
+    def show_picture(k: Tensor, m: Tensor) -> Tensor:
+        return image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1)))
+
+    def show_text(k: Tensor, m: Tensor) -> Tensor:
+        masked = rows.tokens[:, None] * shown[:, k, :, None].to(m)
+        return text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k))))
+
+    by = probability if paper else None
+    of_pixels = lambda k: image_masks(opened[k], shift[k], image.size)[None]  # noqa: E731
+    pixel_scores = sample(of_pixels, show_picture, clip.embed_text(ids), masks, batch_size, by)
+    token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, batch_size, by)
+    info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})
+    return Attribution(pixel_scores.float().cpu().numpy(), as_arrays(ragged(token_scores, ids)), image.size, info)

@@ -1,0 +1,84 @@
+"""Every figure's parts: each function draws on an Axes and returns it.
+
+Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
+"""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from torch import Tensor
+
+from .models import PIXEL_MEAN, PIXEL_STD
+
+SIGNED, HEAT = "RdBu_r", "inferno"
+ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig", "centre", "random")
+COLOURS = dict(zip(ORDER, [*sns.color_palette("colorblind", 8), (0.45, 0.45, 0.45), (0.7, 0.7, 0.7)]))
+sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
+
+
+def as_picture(pixels: Tensor) -> np.ndarray:
+    """Normalised pixels (3, H, W) -> the RGB picture the model saw, (H, W, 3) in [0, 1]."""
+    return np.clip(pixels.cpu().numpy().transpose(1, 2, 0) * PIXEL_STD + PIXEL_MEAN, 0, 1)
+
+
+def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
+    ax.imshow(image)
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def overlay(ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "") -> Axes:
+    """Signed scores (H, W) over the picture's grey version, with a colour bar in cosine per patch.
+
+    limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should share one.
+    """
+    limit = float(limit or np.abs(scores).max() or 1e-9)
+    ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
+    drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=0.6)
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label("cosine / patch", fontsize=7)
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def heat(ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "") -> Axes:
+    """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep."""
+    ax.imshow(image * heatmap[..., None])
+    ax.set_title(title)
+    ax.set_axis_off()
+    return ax
+
+
+def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = None, title: str = "") -> Axes:
+    """Words on a background coloured by their signed score, the score below each; one line that fills the Axes."""
+    limit = float(limit or max((abs(s) for _, s in words), default=0) or 1e-9)
+    colour, norm = plt.get_cmap(SIGNED), Normalize(-limit, limit)
+    widths = np.array([max(len(w), 4) + 1 for w, _ in words], float)
+    edges = np.concatenate([[0], np.cumsum(widths)]) / max(widths.sum(), 1)
+    for (word, score), left, right in zip(words, edges[:-1], edges[1:]):
+        face = colour(norm(score))
+        ink = "white" if np.mean(face[:3]) < 0.45 else "black"
+        ax.add_patch(plt.Rectangle((left, 0.42), (right - left) * 0.94, 0.36, color=face, lw=0))
+        ax.text((left + right) / 2 - (right - left) * 0.03, 0.6, word, ha="center", va="center", color=ink, fontsize=12)
+        ax.text((left + right) / 2, 0.27, f"{score:+.3f}", ha="center", va="center", fontsize=8, color="0.3")
+    ax.set(xlim=(0, 1), ylim=(0, 1), title=title)
+    ax.set_axis_off()
+    return ax
+
+
+def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
+    """One metric of a benchmark summary as bars with their intervals, one colour per method."""
+    low, high = summary[f"{column}_low"], summary[f"{column}_high"]
+    colours = [COLOURS.get(m.split()[0], (0.6, 0.6, 0.6)) for m in summary.index]
+    error = np.maximum(0, [summary[column] - low, high - summary[column]])
+    ax.barh(list(summary.index), summary[column], xerr=error, color=colours, error_kw={"lw": 1})
+    ax.invert_yaxis()
+    ax.set_title(title or column.replace("_", " "))
+    return ax
