@@ -9,13 +9,13 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from . import metrics
+from . import data, metrics
 from .attribution import Attribution
 from .methods import METHODS
 from .models import Clip, load
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Attribution", "Clip", "explain", "load", "metrics"]
+__all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "load", "metrics"]
 
 
 def explain(

@@ -229,8 +229,8 @@ def _intervals(values: np.ndarray, level: float, resamples: int, seed: int) -> n
 def summary(
     rows: pd.DataFrame, by: str | list[str] = "method", level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Per method: n (pairs measured), failures, each metric's mean and bootstrap interval over pairs (METRIC, METRIC_low,
-    METRIC_high), pairs_per_second (1 / mean seconds) and passes (mean).
+    """Per method: n (pairs measured), failures, each metric's mean and bootstrap interval over pairs (METRIC, METRIC_low
+    and METRIC_high), pairs_per_second (1 / mean seconds) and passes (mean).
     """
 
     def row(group: pd.DataFrame) -> dict:
@@ -280,8 +280,9 @@ def compare(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    dataset: a bundled set, which plays the part of one of the paper's (PAPER_ROLE), or one of the paper's own. What a label
-    says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise.
+    dataset: a bundled set, which plays the part of one of the paper's (PAPER_ROLE), or one of the paper's own. What a
+    label says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise. The paper's pairs per second
+    were measured on the authors' machine.
     """
     paper = pd.read_csv(bundled("paper/table2_benchmark.csv")).rename(columns={"fps": "pairs_per_second"})
     role = PAPER_ROLE.get(dataset, dataset)
@@ -303,7 +304,7 @@ def style(table: pd.DataFrame) -> Styler:
     shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
     for column in shown:
         values, better = table[column].round(2), HIGHER_IS_BETTER.get(first(column))
-        text = values.map("{:g}".format if column in ("n", "failures", "passes") else "{:.2f}".format)
+        text = values.map("{:g}".format if column in ("n", "failures", "passes") else "{:,.2f}".format)
         if better is not None:
             text = text.mask(values == (values.max() if better else values.min()), "<b>" + text + "</b>")
         if f"{column}_low" in table:

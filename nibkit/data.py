@@ -83,6 +83,32 @@ def load(name: str) -> PairDataset:
     return PairDataset(name, _scenes(bundled(BUNDLED[name])))
 
 
+def load_csv(path: str | Path) -> PairDataset:
+    """The pairs of a CSV file with the columns `image` (a path inside the CSV's own folder) and `text`.
+
+    Other columns are ignored; a picture is read when it is asked for. DataError where the file, a column or a cell is
+    missing, or a path leads out of the folder.
+    """
+    path, pairs = Path(path), []
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restval="")
+            rows, columns = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
+    for column in ("image", "text"):
+        if column not in columns:
+            raise DataError(f"{path} has no column {column!r}, only {', '.join(columns) or 'none'}; it needs image and text")
+    for i, row in enumerate(rows):
+        if not row["image"] or not row["text"]:
+            raise DataError(f"{path}: row {i + 1} has no {'text' if row['image'] else 'image'}; fill it in or take it out")
+        if Path(row["image"]).is_absolute() or ".." in Path(row["image"]).parts:
+            raise DataError(f"{path}: row {i + 1} names {row['image']!r}, outside the CSV's folder; give a path inside it")
+        read = functools.partial(_read_rgb, path.parent / row["image"])
+        pairs.append(Pair(id=f"{path.stem}/{i:04d}", text=row["text"], read_image=read))
+    return PairDataset(path.stem, pairs)
+
+
 # --- layouts -----------------------------------------------------------------------------------------------------
 
 

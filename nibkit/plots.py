@@ -82,3 +82,13 @@ def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
     ax.invert_yaxis()
     ax.set_title(title or column.replace("_", " "))
     return ax
+
+
+def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
+    """A column of a table against the table's index, with its interval as a band where there is one."""
+    (drawn,) = ax.plot(table.index, table[column], marker="o", markersize=4, **style)
+    if f"{column}_low" in table:
+        ends = table[f"{column}_low"], table[f"{column}_high"]
+        ax.fill_between(table.index, *ends, color=drawn.get_color(), alpha=0.2, lw=0)
+    ax.set(title=title, xlabel=table.index.name)
+    return ax

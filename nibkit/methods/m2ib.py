@@ -34,7 +34,7 @@ def divergence(alpha: Tensor, h: Tensor) -> Tensor:
 class Noise:
     """Draws (B, samples, T, C) of e in which every pair has the stream it would have alone, whatever the batch.
 
-    `rng` holds where that stream starts. A step draws (samples, own length, C), so each length has a generator of its own.
+    `rng` holds where that stream starts. A step draws (samples, own length, C): one generator per length is enough.
     """
 
     def __init__(self, rng: torch.Generator, lengths: list[int], samples: int, width: int):
@@ -85,17 +85,17 @@ def m2ib(
 ) -> Attribution:
     """M2IB scores of B pairs, image and text, in nats, >= 0 (Wang et al., NeurIPS 2023).
 
-    layer: the *output* of this block is gated (one block later than NIB's), so it must not be the last one. steps: forwards
-    of the published loop; the map is what the last one sees, after steps - 1 updates, and that last one is not run here.
-    beta: price of a nat against a unit of cosine; lr: Adam's; samples: noisy copies per step. seed: every pair starts from
-    it, so no map depends on the batch. batch_size: rows that go through the encoder at once; bounds memory.
+    layer: the *output* of this block is gated (one block later than NIB's), so not the last one. steps: forwards of
+    the published loop; the map is what the last one sees, after steps - 1 updates, so that one need not run here.
+    beta: price of a nat against a unit of cosine; lr: Adam's; samples: noisy copies per step. seed: every pair starts
+    from it, so no map depends on the batch. batch_size: rows that go through the encoder at once; bounds memory.
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
     last = min(len(tower.blocks) for tower in (clip.image, clip.text)) - 1
     if layer == last:
         why = "behind the last block only the row that is read reaches the embedding"
-        raise ValueError(f"layer={layer} is not in 0..{last - 1}: m2ib gates a block's output, and {why}; use a lower layer")
+        raise ValueError(f"layer={layer} is not in 0..{last - 1}: m2ib gates a block's output; {why}: choose lower")
     towers = clip.image, clip.text
     places = clip.image.prefix + math.prod(clip.image.grid)
     starts = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]

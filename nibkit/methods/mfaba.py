@@ -22,7 +22,7 @@ from ..towers import State, Tower, ragged
 
 
 def walk(tower: Tower, rows: State, target: Tensor, steps: int, step_size: float, same: Tensor | None = None) -> Tensor:
-    """Token scores (B, T). Where `same` (B, T, T) is 1, two places are one token: they move as one and share a score."""
+    """Token scores (B, T). Where `same` (B, T, T) is 1, two places are one token: they move as one, share a score."""
     h, scores = rows.tokens.detach(), 0
     for _ in range(steps):
         h.requires_grad_()
@@ -41,8 +41,8 @@ def mfaba(
 ) -> Attribution:
     """MFABA scores of B pairs, image and text, in units of cosine similarity, >= 0 (Zhu et al., AAAI 2024).
 
-    step_size: how far every entry of the embedding rows moves per step. protocol "paper": a token that occurs twice in a
-    text pools its gradients and has one score, as in the published code; "corrected": each place moves by itself.
+    step_size: how far every entry of the embedding rows moves per step. protocol "paper": a token that occurs twice in
+    a text pools its gradients and has one score, as in the published code; "corrected": each place moves by itself.
 
     info: passes, gradient passes through each whole encoder: steps.
     """

@@ -13,7 +13,6 @@ a place was really seen and is signed: above 0, the match is better than average
 Petsiuk, Das & Saenko, RISE: Randomized Input Sampling for Explanation of Black-box Models, BMVC 2018.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -29,15 +28,12 @@ from ..towers import State, ragged
 
 def cell(size: int, grid: int) -> int:
     """Places that a cell of the enlarged grid covers: windows start at 0 .. cell - 1."""
-    return max(1, math.ceil(size / grid))
+    return max(1, -(-size // grid))
 
 
 def windows(shift: np.ndarray, size: int, grid: int) -> Tensor:
-    """Linear maps (*shift.shape, size, grid) from `grid` cells to the `size` places behind each shift.
-
-    Half-pixel centres; borders mirrored about the edge sample's centre.
-    """
-    times = (grid + 1) * cell(size, grid) / grid
+    """Linear maps (*shift.shape, size, grid) from `grid` cells to the `size` places behind each shift."""
+    times = (grid + 1) * cell(size, grid) / grid  # half-pixel centres, borders mirrored about the edge sample's centre:
     enlarge = zoom(np.eye(grid), (times, 1), order=1, mode="mirror", grid_mode=True)
     return torch.from_numpy(enlarge[shift[..., None] + np.arange(size)]).float()
 
@@ -56,7 +52,7 @@ def word_masks(rng: np.random.RandomState, n: int, length: int, probability: flo
 
 
 def last_place(ids: Tensor) -> Tensor:
-    """For every place the last place that holds the same token."""
+    """For every place, the last place of the same token."""
     return len(ids) - 1 - (ids[:, None] == ids.flip(0)).int().argmax(1)
 
 
@@ -64,7 +60,7 @@ def last_place(ids: Tensor) -> Tensor:
 def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: int, by: float | None) -> Tensor:
     """The module's equations over n masks, (B, ...): divided by n * `by`, or by what was seen if that is None.
 
-    `masks(k)` (B or 1, len(k), ...): what is credited; `show(k, m)`: the embeddings (B * len(k), E) of the masked inputs.
+    `masks(k)` (B or 1, len(k), ...): what is credited; `show(k, m)`: embeddings (B * len(k), E) of the masked inputs.
     """
     total = seen = mean = 0
     for k in torch.arange(n).split(max(1, batch_size // len(target))):
@@ -85,10 +81,10 @@ def rise(
 ) -> Attribution:
     """RISE of B pairs: scores per pixel (B, H, W) and per token, in units of cosine similarity (Petsiuk et al., 2018).
 
-    masks, text_masks: how many; grid: cells along a side; probability: of a cell to be open. seed: the pictures of a batch
-    share their masks, and no score depends on the batch. batch_size: rows at once (at least one a pair); bounds memory.
-    protocol "paper": every text starts from the seed, BOS and EOS are masked too, a repeated token shows by the mask of its
-    last place. "corrected": every text has its own draws, every place its own mask; BOS and EOS always show and score 0.
+    masks, text_masks: how many; grid: cells along a side; probability: of a cell to be open. seed: pictures share their
+    masks, and no score depends on the batch. batch_size: rows at once (at least one a pair); bounds memory.
+    protocol "paper": every text starts from the seed, BOS and EOS are masked too, a repeated token shows by the mask of
+    its last place. "corrected": every text has its own draws, every place its own mask; BOS and EOS show and score 0.
     info: passes, forward passes through each whole encoder, the larger of the two.
     """
     if min(masks, text_masks, grid) < 1 or not 0 < probability <= 1:
@@ -106,8 +102,7 @@ def rise(
         m = word_masks(rng, text_masks, inner, probability, grid, text.width)
         drawn.append(m if paper else F.pad(m, (1, end - inner)))
         shown.append(m[:, last_place(i[: end + 1].cpu())] if paper else F.pad(m, (1, end - inner), value=1.0))
-    longest = rows.tokens.shape[1]
-    drawn, shown = (torch.stack([F.pad(m, (0, longest - m.shape[1])) for m in ms]) for ms in (drawn, shown))  # (B, N, T)
+    drawn, shown = (torch.nn.utils.rnn.pad_sequence([m.T for m in ms], True).mT for ms in (drawn, shown))  # (B, N, T)
 
     def show_picture(k: Tensor, m: Tensor) -> Tensor:
         return image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1)))

@@ -1,0 +1,373 @@
+"""The paper's Table 1: which properties methods for image-text models have, tested in code where a method runs here.
+
+Also the two related methods that are small enough to run here: COCOA and TEXTSPAN.
+"""
+
+import copy
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+from .methods import METHODS
+from .narrowing import EPS, Bottleneck, Path, gauss
+from .towers import ImageTower
+
+# --- COCOA: what makes a picture resemble a corpus rather than a foil? --------------------------------------------
+
+
+def cocoa(clip, pixels: Tensor, corpus: Sequence[str], foil: Sequence[str], *, steps: int = 32, batch_size: int = 64) -> Path:
+    """Contrastive corpus attribution of B pictures against two sets of texts (Lin, Chen, Kim & Lee, ICLR 2023).
+
+    Contrastive corpus similarity S(x) = mean over `corpus` of cos(x, text) - mean over `foil` of cos(x, text) is explained
+    by integrated gradients on the pixels, from the blurred picture x0 (Gaussian of 21 pixels, sigma 5, as in their CLIP
+    example) to x; `steps` Gauss-Legendre nodes. Pixel scores are summed per patch, which keeps their total.
+
+    Returns a Path: scores (B, patches), signed, in cosine; `change` = S(x) - S(x0), `gap` what the scores miss of it.
+    ValueError where either set is empty.
+    """
+    for name, texts in (("corpus", corpus), ("foil", foil)):
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"{name}={texts!r} is not a list of at least one text; COCOA contrasts two sets of texts")
+    mean = [F.normalize(clip.embed_text(list(texts)), dim=-1).mean(0) for texts in (corpus, foil)]
+    direction = mean[0] - mean[1]  # S is linear in the unit embedding
+
+    def similarity(x: Tensor) -> Tensor:
+        return F.normalize(clip.image.embed_rows(clip.image.rows(x)), dim=-1) @ direction
+
+    blurred = gaussian_blur(pixels, [21, 21], [5.0, 5.0])
+    nodes, weights = (x.to(pixels) for x in gauss(steps))
+    found, ends = [], []
+    for x, x0 in zip(pixels, blurred):
+        total = torch.zeros_like(x)
+        for lam, weight in zip(nodes.split(batch_size), weights.split(batch_size)):
+            between = (x0 + lam[:, None, None, None] * (x - x0)).requires_grad_()
+            (gradient,) = torch.autograd.grad(similarity(between).sum(), between)
+            total += torch.einsum("n,nchw->chw", weight, gradient)
+        per_pixel = ((x - x0) * total).sum(0)
+        found.append(F.adaptive_avg_pool2d(per_pixel[None], clip.image.grid).flatten())
+        with torch.no_grad():
+            ends.append(similarity(torch.stack([x, x0])))
+    area = pixels.shape[2] * pixels.shape[3] / len(found[0])
+    opened, closed = torch.stack(ends, 1)
+    return Path(area * torch.stack(found), opened, closed, torch.full((len(pixels),), steps))
+
+
+# --- TEXTSPAN: what does each attention head write into the embedding, and which texts span it? --------------------
+
+
+class Parts(NamedTuple):
+    """Direct contributions to B embeddings: all of them add up to the embedding, not normalised.
+
+    heads (B, blocks, heads, E), mlps (B, blocks, E), start (B, E): the CLS row before any block, constant (E,): what the
+    final LayerNorm's bias adds.
+    """
+
+    heads: Tensor
+    mlps: Tensor
+    start: Tensor
+    constant: Tensor
+
+    def total(self) -> Tensor:
+        """(B, E): the embeddings again."""
+        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.start + self.constant
+
+
+def _linear_head(tower: ImageTower) -> tuple[Tensor, Tensor]:
+    """The head as head(x) = (x @ matrix) / std(x) + constant: LayerNorm's centring and weight and the projection in one."""
+    constant = tower.head(torch.zeros(1, tower.width, device=_device(tower)))[0]
+    unit = tower.width * torch.eye(tower.width, device=constant.device)  # scaled: LayerNorm's eps does not count
+    return (tower.head(unit) - constant) * _std(unit) / tower.width, constant
+
+
+def _std(x: Tensor) -> Tensor:
+    return (x.var(-1, correction=0, keepdim=True) + EPS).sqrt()
+
+
+def _device(tower: ImageTower) -> torch.device:
+    return tower.blocks[0].query[0].device
+
+
+@torch.no_grad()
+def decompose(tower: ImageTower, pixels: Tensor) -> Parts:
+    """Direct contributions of every attention head and MLP to the embeddings of B pictures (Gandelsman et al., ICLR 2024).
+
+    The CLS row is a sum of what every block adds to it, and the head is linear once LayerNorm's standard deviation is
+    held at its value; so the embedding is a sum. As in the paper an attention's output bias is shared evenly among its
+    heads; unlike there, each part is centred by itself and LayerNorm's bias stands alone, which changes no total.
+    """
+    matrix, constant = _linear_head(tower)
+    x = tower.start(tower.rows(pixels)).tokens
+    start, heads, mlps = x[:, 0], [], []
+    for block in tower.blocks:
+        probabilities, values = block.attention(x)
+        attended = (probabilities[:, :, :1] @ values)[:, :, 0]  # (B, heads, C / heads), what CLS gathers
+        apart = torch.diag_embed(attended.transpose(1, 2)).transpose(1, 2).transpose(2, 3).flatten(2)  # one head a row
+        bias = block.out(torch.zeros_like(apart))
+        written = block.out(apart) - bias + bias / block.heads
+        between = x[:, 0] + written.sum(1)
+        x = block.from_attention(x, probabilities, values)
+        heads.append(written)
+        mlps.append(x[:, 0] - between)
+    project = lambda part, std: part @ matrix / std  # noqa: E731
+    std = _std(x[:, 0])
+    return Parts(
+        project(torch.stack(heads, 1), std[:, None, None]),
+        project(torch.stack(mlps, 1), std[:, None]),
+        project(start, std),
+        constant,
+    )
+
+
+def basis(outputs: Tensor, texts: Tensor, n: int) -> tuple[list[int], list[float]]:
+    """TEXTSPAN's greedy step for one head: the `n` texts whose directions span its outputs best (Algorithm 1).
+
+    outputs (N, E): the head's contributions for N pictures; texts (M, E): unit embeddings. The texts are projected onto the
+    span of the centred outputs; then the text along which the outputs vary most is taken, and its direction removed from
+    outputs and texts alike. Returns the texts' numbers in order, and after each the share of variance explained, in [0, 1].
+    """
+    rest = outputs - outputs.mean(0)
+    whole = rest.square().sum()
+    _, size, directions = torch.linalg.svd(rest, full_matrices=False)
+    span = directions[size > 1e-5 * size[0]]
+    texts = texts @ span.T @ span
+    smallest = 1e-4 * texts.norm(dim=1).max()  # what is left of a text that was taken is rounding
+    chosen, explained = [], []
+    for _ in range(min(n, len(span), len(texts))):
+        spread = (rest @ texts.T).square().sum(0).masked_fill(texts.norm(dim=1) <= smallest, -1)
+        best = int(spread.argmax())
+        direction = F.normalize(texts[best], dim=0)
+        rest, texts = (x - torch.outer(x @ direction, direction) for x in (rest, texts))
+        chosen.append(best)
+        explained.append(float(1 - rest.square().sum() / whole))
+    return chosen, explained
+
+
+def textspan(clip, pixels: Tensor, texts: Sequence[str], *, heads: int = 4, n: int = 4) -> pd.DataFrame:
+    """The `heads` attention heads whose contributions vary most over the pictures, each with the `n` texts that span them.
+
+    Columns: block, head, share (of the heads' summed variance), place (1 = first text taken), text, explained.
+    """
+    if len(pixels) < 2:
+        raise ValueError(f"{len(pixels)} picture: TEXTSPAN describes how a head varies; give at least two pictures")
+    outputs = decompose(clip.image, pixels).heads
+    embedded = F.normalize(clip.embed_text(list(texts)), dim=-1)
+    variance = outputs.var(0, correction=0).sum(-1)  # (blocks, heads)
+    rows = []
+    for k in variance.flatten().argsort(descending=True, stable=True)[:heads].tolist():
+        block, head = divmod(k, variance.shape[1])
+        found = zip(*basis(outputs[:, block, head], embedded, n))
+        share = float(variance[block, head] / variance.sum())
+        rows += [(block, head, share, place, texts[t], e) for place, (t, e) in enumerate(found, 1)]
+    return pd.DataFrame(rows, columns=["block", "head", "share", "place", "text", "explained"])
+
+
+# --- Table 1 -----------------------------------------------------------------------------------------------------
+
+PROPERTIES = (
+    "no extra examples", "no randomness", "no specific structure", "no information loss", "explains the current model",
+    "no downstream task",
+)  # fmt: skip
+GIVEN = ("clip", "pixels", "ids")  # a model and a pair
+LABELS = ("labels", "classes", "targets")
+TOLERANCE = 0.02  # of the match's change that scores may miss
+
+ARGUED = {  # name -> (why, the properties that this sentence settles)
+    "LICO": (
+        "A classifier is trained anew, on labelled pictures in random batches, with learnt prompts that align its features "
+        "with language: what is explained is that classifier, not the model one had.",
+        {p: False for p in PROPERTIES if p in PROPERTIES[:2] + PROPERTIES[4:]},
+    ),
+    "FALCON": (
+        "A feature of an encoder, any encoder, is named by words from a large captioned set that its strongest and weakest "
+        "pictures call up: a feature's meaning, not the score of a given pair, so what the pair's match owes to it is lost.",
+        {PROPERTIES[0]: False, PROPERTIES[2]: True, PROPERTIES[3]: False, PROPERTIES[4]: True, PROPERTIES[5]: True},
+    ),
+    "Hossain et al.": ("Exemplars of training pictures stand for the concepts that explain: they must be there.", {PROPERTIES[0]: False}),
+}  # fmt: skip
+
+
+class Subject(NamedTuple):
+    """A method to test.
+
+    function: as its user calls it; its signature says what it asks for. run(clip, pixels, ids, seed) -> its scores, a list
+    of arrays. gap(clip, pixels, ids) -> the largest share of the change it explains that its scores miss.
+    """
+
+    function: Callable
+    run: Callable[..., list[np.ndarray]]
+    gap: Callable[..., float]
+
+
+class Opaque:
+    """A block of which only the map from state to state is visible: no heads, no attention."""
+
+    def __init__(self, block):
+        self.at_row, self._call = block.at_row, block.__call__
+
+    def __call__(self, x: Tensor, causal: bool = False) -> Tensor:
+        return self._call(x, causal)
+
+
+def hide(clip):
+    """The same model with opaque blocks; `clip` is not touched."""
+    hidden = copy.copy(clip)
+    for name in ("image", "text"):
+        tower = copy.copy(getattr(clip, name))
+        tower.blocks = [Opaque(block) for block in tower.blocks]
+        setattr(hidden, name, tower)
+    return hidden
+
+
+def fingerprint(clip, pixels: Tensor, ids: list[Tensor]) -> str:
+    """Hash of all that a method could leave behind: weights, gradients, flags, hooks, and the pairs' cosines, bit by bit."""
+    digest = hashlib.sha256(clip.similarity(pixels, ids).cpu().numpy().tobytes())
+    for name, tensor in clip.model.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    flags = [(p.requires_grad, p.grad is None) for p in clip.model.parameters()]
+    hooks = [(m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for m in clip.model.modules()]
+    return digest.update(repr((flags, hooks)).encode()) or digest.hexdigest()
+
+
+def _seeded(run: Callable, seed: int) -> list[np.ndarray]:
+    """run(seed) with the global generators started from `seed` too, and put back after."""
+    numpy_state = np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        try:
+            return run(seed)
+        finally:
+            np.random.set_state(numpy_state)
+
+
+def _differ(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    """Largest difference in units of the largest score."""
+    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in zip(one, other))
+
+
+def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.DataFrame:
+    """Test a method for the six properties on B >= 2 pairs: columns property, holds, how ("tested"), evidence.
+
+    * no extra examples: it asks for nothing but a model and a pair, and a pair alone scores as among others (1e-3).
+    * no randomness: other seeds, its own and the global ones, give the same bits.
+    * no specific structure: it gives the same scores on a model whose blocks hide their attention.
+    * no information loss: its scores add up to the change they explain, to TOLERANCE.
+    * explains the current model: weights, flags, hooks and outputs are the same bits after as before.
+    * no downstream task: it asks for no labels.
+    """
+    if len(pixels) < 2:
+        raise ValueError(f"{len(pixels)} pair: whether a score depends on other examples shows only with two or more")
+    arguments = inspect.signature(subject.function).parameters.values()
+    extras = [p.name for p in arguments if p.default is p.empty and p.name not in GIVEN and p.kind is not p.VAR_KEYWORD]
+    before = fingerprint(clip, pixels, ids)
+    scores, others = (_seeded(functools.partial(subject.run, clip, pixels, ids), seed) for seed in (0, 1))
+    found = {}
+    if extras:
+        found[PROPERTIES[0]] = False, f"asks for {', '.join(extras)}"
+    else:
+        apart = _differ(scores[:1], _seeded(functools.partial(subject.run, clip, pixels[:1], ids[:1]), 0)[:1])
+        found[PROPERTIES[0]] = apart < 1e-3, f"a pair alone differs by {apart:.0e} of its largest score"
+    same = all(np.array_equal(a, b) for a, b in zip(scores, others, strict=True))
+    found[PROPERTIES[1]] = same, "two seeds, the same bits" if same else f"two seeds differ by {_differ(scores, others):.0%}"
+    try:
+        apart = _differ(scores, _seeded(functools.partial(subject.run, hide(clip), pixels, ids), 0))
+        found[PROPERTIES[2]] = apart < 1e-3, "runs on blocks that hide their attention"
+    except AttributeError as error:
+        found[PROPERTIES[2]] = False, f"reads a block's {error.name}"
+    gap = subject.gap(clip, pixels, ids)
+    found[PROPERTIES[3]] = gap < TOLERANCE, f"scores miss {gap:.1%} of the change" if gap < 10 else "scores add up to no change"
+    unchanged = fingerprint(clip, pixels, ids) == before
+    found[PROPERTIES[4]] = unchanged, "same bits before and after" if unchanged else "the model is another after the run"
+    labels = [name for name in extras if name in LABELS]
+    found[PROPERTIES[5]] = not labels, f"asks for {', '.join(labels)}" if labels else "ran without any label"
+    rows = [(name, holds, "tested", evidence) for name, (holds, evidence) in found.items()]
+    return pd.DataFrame(rows, columns=["property", "holds", "how", "evidence"])
+
+
+def attribution_subject(function: Callable, **options) -> Subject:
+    """A method of nibkit. Its gap is that of the text scores, to the layer where they add up best: no convention decides."""
+
+    def run(clip, pixels, ids, seed):
+        a = function(clip, pixels, ids, seed=seed, **options)
+        return [np.concatenate([image.ravel(), text]) for image, text in zip(a.image, a.text)]
+
+    def gap(clip, pixels, ids):
+        sums = torch.tensor([float(t.sum()) for t in function(clip, pixels, ids, **options).text])
+        target, everyone = clip.embed_image(pixels), torch.arange(len(ids), device=clip.device)
+        ends = (torch.ones(len(ids), device=clip.device), torch.zeros(len(ids), device=clip.device))
+        missed = []
+        for layer in range(len(clip.text.blocks)):
+            path = Bottleneck(clip.text, clip.text.state(ids, layer), layer, target)
+            change = (path.value(ends[0], everyone) - path.value(ends[1], everyone)).cpu()
+            missed.append(float(((sums - change) / change).abs().max()))
+        return min(missed)
+
+    return Subject(function, run, gap)
+
+
+def cocoa_subject(foil: Sequence[str], **options) -> Subject:
+    """COCOA with each pair's own caption as its corpus."""
+
+    def explain(clip, pixels, ids):
+        texts = ["".join(clip.decode(i[1:-1])).strip() for i in ids]
+        return [cocoa(clip, x[None], [text], foil, **options) for x, text in zip(pixels, texts)]
+
+    def run(clip, pixels, ids, seed):
+        return [path.scores[0].cpu().numpy() for path in explain(clip, pixels, ids)]
+
+    def gap(clip, pixels, ids):
+        return max(float(path.gap / path.change.abs()) for path in explain(clip, pixels, ids))
+
+    return Subject(cocoa, run, gap)
+
+
+def textspan_subject(texts: Sequence[str], **options) -> Subject:
+    """TEXTSPAN over the pairs' pictures; its gap is that of the parts it decomposes the embedding into."""
+
+    def run(clip, pixels, ids, seed):
+        return [textspan(clip, pixels, texts, **options)["explained"].to_numpy()]
+
+    def gap(clip, pixels, ids):
+        embedding = clip.embed_image(pixels)
+        return float((decompose(clip.image, pixels).total() - embedding).norm() / embedding.norm())
+
+    return Subject(textspan, run, gap)
+
+
+def subjects(texts: Sequence[str], rise_masks: int = 64) -> dict[str, Subject]:
+    """All that runs here: NIB by both rules, METHODS, COCOA with `texts` as its foil and TEXTSPAN with them to choose from."""
+    rise = {"masks": rise_masks, "text_masks": rise_masks}
+    found = {
+        "nib, exact": attribution_subject(METHODS["nib"], rule="exact", max_passes=512),
+        "nib, 10 steps": attribution_subject(METHODS["nib"], rule="riemann"),
+    }
+    found |= {name: attribution_subject(m, **(rise if name == "rise" else {})) for name, m in METHODS.items() if name != "nib"}
+    return found | {"cocoa": cocoa_subject(texts), "textspan": textspan_subject(texts)}
+
+
+def matrix(found: dict[str, Subject], clip, pixels: Tensor, ids: list[Tensor]) -> pd.DataFrame:
+    """Every subject examined, then the ARGUED ones: columns method, property, holds, how, evidence; tidy.
+
+    A property that an argument does not settle has no row.
+    """
+    tested = [examine(subject, clip, pixels, ids).assign(method=name) for name, subject in found.items()]
+    rows = [(p, holds, "argued", why, name) for name, (why, settled) in ARGUED.items() for p, holds in settled.items()]
+    argued = pd.DataFrame(rows, columns=["property", "holds", "how", "evidence", "method"])
+    table = pd.concat([*tested, argued], ignore_index=True)
+    return table[["method", "property", "holds", "how", "evidence"]]
+
+
+def marks(table: pd.DataFrame) -> pd.DataFrame:
+    """The matrix to read: methods x properties; ✓ or ✗ as tested, (✓) or (✗) as argued, empty where neither."""
+    mark = table["holds"].map({True: "✓", False: "✗"}).where(table["how"] == "tested", table["holds"].map({True: "(✓)", False: "(✗)"}))
+    wide = table.assign(mark=mark).pivot(index="method", columns="property", values="mark")
+    return wide.reindex(index=table["method"].unique(), columns=PROPERTIES).fillna("")

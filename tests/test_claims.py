@@ -1,0 +1,33 @@
+"""The paper's claims against its own tables, by figures that can be checked with a pocket calculator."""
+
+import pytest
+
+from nibkit import claims
+
+
+def test_gains_over_the_best_baseline():
+    gain = claims.gains()
+    assert gain.loc["image_drop", "conceptual_captions"] == pytest.approx(100 * (1 - 0.9439 / 1.1171))  # M2IB is next
+    assert gain.loc["image_increase", "imagenet"] == pytest.approx(100 * (53.1 / 54 - 1))  # RISE is ahead
+    assert gain.loc["image_drop", "mean"] == pytest.approx(9.03, abs=0.01)
+    assert gain.loc["text_drop", "mean"] == pytest.approx(57.59, abs=0.01)
+
+
+def test_speed():
+    fast = claims.speedups()
+    m2ib = [1.5817 / 0.6621, 2.4481 / 0.7995, 2.1995 / 0.7397]
+    assert fast["m2ib"] == pytest.approx(100 * (sum(m2ib) / 3 - 1)) and fast.index[0] == "chefer"
+
+
+def test_spread_of_an_ablation():
+    drop = claims.spread("table3_num_steps", "num_steps").loc["imagenet", "text_drop"]
+    assert drop == pytest.approx(100 * (0.4957 - 0.3164) / ((0.3164 + 0.4193 + 0.4563 + 0.4957) / 4))
+
+
+def test_verdicts_follow_from_the_figures():
+    verdict = claims.verdicts().set_index("claim")
+    assert verdict.loc["image interpretability, mean gain in drop", "holds"] == "yes"
+    assert verdict.loc["text interpretability, mean gain in drop", "holds"] == "no"
+    everywhere = verdict.loc["best in every column of Table 2"]
+    assert everywhere.holds == "no" and "image increase on imagenet (-1.7 %)" in everywhere.recomputed
+    assert verdict.loc["M2IB depends strongly on beta", "holds"] == "yes"

@@ -1,0 +1,92 @@
+"""What all methods share: shapes, ranges, refusals, and no trace left on the model."""
+
+import numpy as np
+import pytest
+import torch
+
+import nibkit
+from nibkit.towers import Tower
+
+METHODS = sorted(nibkit.METHODS)
+QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}}
+LAYERED = {"nib", "m2ib", "gradcam", "gradcam_pooled", "xgrad"}
+
+
+def run(name, clip, pair, **options):
+    return nibkit.METHODS[name](clip, *pair, **{**QUICK.get(name, {}), **options})
+
+
+@pytest.fixture
+def untouched(golden_clip, golden_pair):
+    """Everything a method could disturb, compared bit for bit after the test."""
+    model, (pixels, ids) = golden_clip.model, golden_pair
+
+    def picture():
+        return {
+            "image": golden_clip.embed_image(pixels),
+            "text": golden_clip.embed_text(ids),
+            "library image": getattr(model.get_image_features(pixels), "pooler_output", None),
+            "torch": torch.get_rng_state(),
+            "numpy": torch.from_numpy(np.random.get_state()[1].astype(np.int64)),
+            "pixels": pixels.clone(),
+            **{f"ids {k}": i.clone() for k, i in enumerate(ids)},
+            **{name: p.detach().clone() for name, p in model.named_parameters()},
+        }
+
+    def flags():
+        parts = {name: (m.training, len(m._forward_hooks), len(m._backward_hooks)) for name, m in model.named_modules()}
+        return parts, {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()}, pixels.requires_grad
+
+    tensors, others = picture(), flags()
+    yield
+    assert others == flags()
+    for name, after in picture().items():
+        assert torch.equal(tensors[name], after), name
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_trace_is_left(name, golden_clip, golden_pair, untouched):
+    run(name, golden_clip, golden_pair)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_trace_is_left_by_a_bad_layer(name, golden_clip, golden_pair, untouched):
+    with pytest.raises(ValueError, match=r"layer=12 is not in 0\.\.11 of this 12-block image tower"):
+        run(name, golden_clip, golden_pair, layer=12)
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"random", "centre"}))
+def test_no_trace_is_left_by_an_exception_in_the_middle(name, golden_clip, golden_pair, untouched, monkeypatch):
+    def breaks(*_):
+        raise KeyError("in the middle")
+
+    with monkeypatch.context() as patch:
+        for part in type(golden_clip.image).mro() + type(golden_clip.text).mro():
+            if "head" in vars(part) and part is not Tower:
+                patch.setattr(part, "head", breaks)
+        with pytest.raises(KeyError, match="in the middle"):
+            run(name, golden_clip, golden_pair)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_shared_call(name, golden_clip, golden_pair):
+    """METHODS[name](clip, pixels, ids, protocol="paper", layer=9, steps=10): shapes, ranges and finite scores."""
+    a = run(name, golden_clip, golden_pair, protocol="paper", layer=9, steps=3)
+    assert a.image.ndim == 3 and len(a) == 4 and a.image.dtype == np.float32
+    assert a.heatmap().shape == (4, 224, 224) and 0 <= a.heatmap().min() and a.heatmap().max() <= 1
+    for scores, words, ids in zip(a.text, a.word_scores(), golden_pair[1]):
+        assert scores.shape == words.shape == ids.shape and np.isfinite(scores).all()
+        assert 0 <= words.min() and words.max() <= 1
+    assert np.isfinite(a.image).all() and len(a.info) == 4 and (a.info.seconds > 0).all() and "passes" in a.info
+
+
+@pytest.mark.parametrize("name", sorted(LAYERED))
+def test_layer_is_alive(name, golden_clip, golden_pair):
+    nine, eight = (run(name, golden_clip, golden_pair, layer=layer) for layer in (9, 8))
+    assert not np.allclose(nine.image, eight.image, rtol=1e-3) and not np.allclose(nine.text[1], eight.text[1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unknown_option_names_those_there_are(name, golden_clip, golden_pair):
+    with pytest.raises(TypeError, match=f"{name} has no option 'layers'"):
+        run(name, golden_clip, golden_pair, layers=9)
