@@ -40,7 +40,7 @@ def paper(setting: str, dataset: str) -> pd.DataFrame:
     dataset: a bundled set, which plays the part of one of the paper's (benchmark.PAPER_ROLE), or one of the paper's own.
     """
     column, names = TABLES[setting]
-    table = pd.concat([pd.read_csv(bundled(f"paper/{name}.csv")) for name in names]).drop_duplicates()
+    table = pd.concat([pd.read_csv(bundled(f"paper/{name}.csv"), float_precision="round_trip") for name in names]).drop_duplicates()
     role = PAPER_ROLE.get(dataset, dataset)
     if role not in set(table.dataset):
         known = ", ".join([*PAPER_ROLE, *table.dataset.unique()])

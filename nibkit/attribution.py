@@ -78,7 +78,8 @@ def method(function):
             tower.check_layer(options["layer"])
         clip.check(pixels, ids)
         started = time.perf_counter()
-        result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
+        with torch.enable_grad():  # whatever the caller has switched off
+            result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
         result.info["seconds"] = (time.perf_counter() - started) / len(pixels)
         return result
 

@@ -97,18 +97,19 @@ def rise(
     own: Side, other: Side, *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1, batch: int = 20
 ) -> Tensor:
     """The target is the evaluation's embedding; the masks are those of nibkit.methods.rise, seed 0, grid 8."""
-    rng, tower, rows = np.random.RandomState(0), own.tower, own.rows()
+    rng, grid, tower, rows = np.random.RandomState(0), 8, own.tower, own.rows()
     if tower.causal:
         n, length = text_masks, rows.tokens.shape[1]
-        drawn = word_masks(rng, n, length, probability, 8, tower.width)
+        drawn = word_masks(rng, n, length, probability, grid, tower.width)
         shown = drawn[:, last_place(own.inputs[0][:length].cpu())]
     else:
         n, size = masks, tower.size
-        opened, shift = rng.rand(n, 8, 8) < probability, rng.randint(0, cell(size, 8), (n, 2))
+        opened, shift = rng.rand(n, grid, grid) < probability, rng.randint(0, cell(size, grid), (n, 2))
     scores = 0
     for k in torch.arange(n).split(batch):
         if tower.causal:
-            m, hidden = drawn[k].to(rows.tokens), State(rows.tokens * shown[k, :, None].to(rows.tokens), rows.readout.repeat(len(k)))
+            m, seen = (part[k].to(rows.tokens) for part in (drawn, shown))
+            hidden = State(rows.tokens * seen[..., None], rows.readout.repeat(len(k)))
         else:
             m = image_masks(opened[k], shift[k], size).to(rows.tokens)
             hidden = tower.rows(own.inputs * m[:, None])

@@ -37,10 +37,8 @@ from PIL import Image
 from tqdm import tqdm
 
 # The report set: notebook -> the parameters of each of its runs. A notebook that is not here runs once, as it is.
-RUNS = {
-    "02_single_example": [{}],
-    "03_benchmark": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}],
-}
+BOTH = [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]
+RUNS = {"03_benchmark": BOTH, "04_num_steps": BOTH, "05_target_layer": BOTH, "06_m2ib_beta": BOTH}
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
@@ -386,21 +384,28 @@ def run_reports(
             tqdm.write(f"up to date  {run.name}")
         else:
             todo.append((run, digest))
+    # the index reads the other reports: it comes last, and again whenever one of them was made
+    is_index = lambda run: run.notebook.stem.startswith("00")  # noqa: E731
+    if todo and not any(is_index(run) for run, _ in todo):
+        todo += [(run, fingerprint(run, shared)) for run in runs if is_index(run)]
+    stages = [[t for t in todo if not is_index(t[0])], [t for t in todo if is_index(t[0])]]
     pool = ThreadPoolExecutor(jobs)  # a thread only waits for its process
     try:
-        pending = {pool.submit(execute, run, out, digest, _environment(jobs)) for run, digest in todo}
         # disable=None: no bar in a log file, where the line per run is enough
         with tqdm(total=len(todo), desc="reports", unit="run", disable=None) as bar:
-            while pending:
-                finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    record = future.result()
-                    records[record["name"]] = record
-                    tqdm.write(f"{record['status']:<10}  {record['name']}  {tqdm.format_interval(record['seconds'])}")
-                    write_index(out)
-                    bar.update()
-                waiting = [run.name for run, _ in todo if run.name not in records]
-                bar.set_postfix_str(", ".join(waiting[:jobs]))  # also moves the clock
+            for stage in stages:
+                pending = {pool.submit(execute, run, out, digest, _environment(jobs)) for run, digest in stage}
+                started = {run.name for run, _ in stage}
+                while pending:
+                    finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        record = future.result()
+                        records[record["name"]] = record
+                        started.discard(record["name"])
+                        tqdm.write(f"{record['status']:<10}  {record['name']}  {tqdm.format_interval(record['seconds'])}")
+                        write_index(out)
+                        bar.update()
+                    bar.set_postfix_str(", ".join(sorted(started)[:jobs]))  # also moves the clock
     finally:
         pool.shutdown(cancel_futures=True)
     write_index(out)

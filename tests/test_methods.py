@@ -90,3 +90,9 @@ def test_layer_is_alive(name, golden_clip, golden_pair):
 def test_an_unknown_option_names_those_there_are(name, golden_clip, golden_pair):
     with pytest.raises(TypeError, match=f"{name} has no option 'layers'"):
         run(name, golden_clip, golden_pair, layers=9)
+
+
+def test_a_caller_without_gradients_gets_the_same_scores(golden_clip, golden_pair):
+    with torch.no_grad():
+        quiet = run("nib", golden_clip, golden_pair, steps=2)
+    assert (quiet.image == run("nib", golden_clip, golden_pair, steps=2).image).all()

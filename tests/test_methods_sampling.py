@@ -136,8 +136,9 @@ def test_mfaba_one_step_is_the_gradient(golden_clip, golden_pair):
 def test_batches_do_not_leak(golden_clip, golden_pair, function, options):
     """A pair's scores are the same alone, in ragged company, and at any batch_size."""
     pixels, ids = golden_pair
-    together = function(golden_clip, pixels, ids, batch_size=25, **options)
+    together, thin = (function(golden_clip, pixels, ids, batch_size=n, **options) for n in (25, 1))
     assert [len(t) for t in together.text] == [len(i) for i in ids]
+    assert same(together, thin, atol=2e-5 * abs(together.image).max())
     for k in range(4):
         alone = function(golden_clip, pixels[k : k + 1], ids[k : k + 1], **options)
         scale = abs(alone.image).max()

@@ -323,3 +323,23 @@ def test_thumbnails_are_small_pictures(tmp_path):
     Image.new("RGB", (2000, 1000)).save(tmp_path / "a.png")
     uri = reports._thumbnail(tmp_path / "a.png")
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (600, 300)
+
+
+def test_the_index_comes_last_and_after_any_other(tmp_path):
+    """00 lists what the other runs left, so it is made after them, and again when one of them is."""
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    look = "import pathlib; print(sorted(p.name for p in pathlib.Path(out).parent.glob('01*')))"
+    for name, source in (("00_index", look), ("01_table", "pathlib_free = 1")):
+        nb = new_notebook()
+        nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+        cell = new_code_cell(f'out: str = "../reports/{name}"  # folder', metadata={"tags": ["parameters"]})
+        nb.cells = [new_markdown_cell("# T\n\n**Question.** Q?"), cell, new_code_cell(source)]
+        nbformat.write(nb, folder / f"{name}.ipynb")
+    out = tmp_path / "reports"
+    records = run_reports(folder, out)
+    assert [r["status"] for r in records] == ["ok", "ok"] and records[0]["started"] >= records[1]["started"]
+    assert "01_table" in nbformat.read(out / "00_index/00_index.ipynb", 4).cells[-1].outputs[0].text
+    first = records[0]["started"]
+    (out / "01_table.html").unlink()
+    assert run_reports(folder, out)[0]["started"] > first

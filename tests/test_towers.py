@@ -11,7 +11,6 @@ from clip.model import CLIP
 
 import nibkit
 from nibkit import models
-from nibkit.backends import openai as openai_backend
 from nibkit.backends import transformers as transformers_backend
 
 ROOT = Path(__file__).parents[1]

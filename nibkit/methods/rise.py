@@ -112,7 +112,7 @@ def rise(
         return text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k))))
 
     by = probability if paper else None
-    of_pixels = lambda k: image_masks(opened[k], shift[k], image.size)[None]  # noqa: E731
+    of_pixels = lambda k: image_masks(opened[k.numpy()], shift[k.numpy()], image.size)[None]  # noqa: E731
     pixel_scores = sample(of_pixels, show_picture, clip.embed_text(ids), masks, batch_size, by)
     token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, batch_size, by)
     info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})

@@ -180,12 +180,12 @@ writes the same pixels again.
 `python -m nibkit.scenes train`: {r.steps} steps of {r.batch} fresh pictures, AdamW (betas 0.9, 0.98; weight decay
 {r.weight_decay}), rate {r.lr} with {r.warmup} warm-up steps and cosine decay, gradient norm clipped at {r.clip_norm},
 CLIP's contrastive loss with the credit shared among all captions that are true of a picture. Mostly single objects for
-the first {r.easy:.0%} of the steps; {r.partial:.0%} of the captions of several objects leave one out. Then {r.finish}
-steps more from a rate of {r.finish_lr}. Seed {r.seed}.
+the first {r.easy:.0%} of the steps; {r.partial:.0%} of the captions of several objects leave one out. Then {r.finishes}
+times {r.finish} steps more, each from a rate of {r.finish_lr}. Seed {r.seed}.
 
 Left alone, so small a model gathers everything in CLS and EOS within a few blocks, and nothing that enters block 9 but
 these two matters: the maps of every method that cuts there would be empty. So in training CLS and EOS go back to their
-first state before a block drawn at random (for half of the pictures in the last {r.finish} steps) and must read
+first state before a block drawn at random (for half of the pictures in these last steps) and must read
 patches or words again. Nothing of this remains when the model is used.
 
 ## Scores

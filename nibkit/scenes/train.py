@@ -32,7 +32,8 @@ class Recipe:
     """Everything that decides the weights."""
 
     steps: int = 2000
-    finish: int = 500  # more steps, in which half of the readout tokens never forget, as when the model is used
+    finish: int = 500  # steps of a finish, in which half of the readout tokens never forget, as when the model is used
+    finishes: int = 2  # each has a cosine of its own, from finish_lr
     batch: int = 128
     lr: float = 1e-3
     finish_lr: float = 3e-4
@@ -44,10 +45,10 @@ class Recipe:
     seed: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning rate: warm-up and cosine decay, and a second cosine for the finish."""
+        """Learning rate: warm-up and cosine decay, and one more cosine for each finish."""
         if step < self.steps:
             return self.lr * min((step + 1) / self.warmup, 0.5 + 0.5 * math.cos(math.pi * step / self.steps))
-        return self.finish_lr * (0.5 + 0.5 * math.cos(math.pi * (step - self.steps) / self.finish))
+        return self.finish_lr * (0.5 + 0.5 * math.cos(math.pi * ((step - self.steps) % self.finish) / self.finish))
 
 
 def new_model() -> CLIP:
@@ -74,7 +75,7 @@ class Batches(Dataset):
         self.recipe = recipe
 
     def __len__(self):
-        return self.recipe.steps + self.recipe.finish
+        return self.recipe.steps + self.recipe.finish * self.recipe.finishes
 
     def __getitem__(self, step):
         r = self.recipe

@@ -1,0 +1,156 @@
+"""Ablations: plans, the paper's tables joined, and trends on planted rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from nibkit import ablation, benchmark, data
+from nibkit.benchmark import METRICS
+
+
+def planted(means, n=40, noise=0.0, setting="layer", name="nib"):
+    """Rows of n pairs whose every metric has mean means[value] at each value of the setting, up to noise."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for value, mean in means.items():
+        for k in range(n):
+            row = {"dataset": "noise", "pair": f"noise/{k}", "method": f"{name} {setting}={value:g}", "seconds": 1.0, "passes": 1.0}
+            rows.append(row | {metric: mean + noise * rng.normal() for metric in METRICS})
+    return pd.DataFrame(rows)
+
+
+def paper_like(means, setting="layer"):
+    return pd.DataFrame(dict.fromkeys(METRICS, pd.Series(means))).rename_axis(setting)
+
+
+def test_plan_and_back():
+    plan = ablation.plan("m2ib", "beta", [0.01, 0.1], lr=2.0)
+    assert plan == {"m2ib beta=0.01": ("m2ib", {"lr": 2.0, "beta": 0.01}), "m2ib beta=0.1": ("m2ib", {"lr": 2.0, "beta": 0.1})}
+    rows = ablation.by_setting(pd.DataFrame({"method": [*plan, "nib exact", "nib layer=3"]}), "beta")
+    assert rows.beta.tolist() == [0.01, 0.1]
+    assert rows.method.tolist() == list(plan)
+    assert ablation.by_setting(pd.DataFrame({"method": list(ablation.plan("nib", "steps", [3, 20]))}), "steps").steps.tolist() == [3, 20]
+
+
+def test_summary_by_setting():
+    rows = pd.concat([planted({3: 1.0, 10: 5.0}, setting="steps"), planted({1: 9.0}, setting="beta")])
+    summary = benchmark.summary(ablation.by_setting(rows, "steps"), by="steps")
+    assert summary.index.name == "steps"
+    assert summary.image_drop.to_dict() == {3: 1.0, 10: 5.0}
+
+
+@pytest.mark.parametrize("role", ["conceptual_captions", "imagenet", "flickr8k"])
+@pytest.mark.parametrize(
+    "setting, values",
+    [
+        ("steps", [3, 5, 8, 10, 13, 15, 18, 20]),
+        ("layer", [2, 3, 4, 5, 6, 7, 8, 9]),
+        ("beta", [*np.arange(1, 11) / 100, *np.arange(2, 10) / 10]),
+    ],
+)
+def test_paper_tables_joined(role, setting, values):
+    table = ablation.paper(setting, role)
+    labels = pd.DataFrame({"method": list(ablation.plan("nib", setting, values))})
+    assert table.index.tolist() == ablation.by_setting(labels, setting)[setting].tolist()  # to the last bit: they are matched
+    assert table.index.tolist() == pytest.approx(values)
+    assert table.index.name == setting
+    assert list(table) == METRICS
+    assert table.notna().all(axis=None)
+
+
+def test_paper_figures():
+    """One figure of each table, as printed in the paper; layer 6 is in two tables."""
+    assert ablation.paper("steps", "flickr8k").text_drop[20] == 0.8326
+    assert ablation.paper("steps", "scenes-captions").text_drop[18] == 0.7381
+    assert ablation.paper("layer", "imagenet").image_increase[3] == 57
+    assert ablation.paper("layer", "scenes-objects").text_drop[5] == 3.496
+    assert ablation.paper("layer", "conceptual_captions").image_drop[6] == 0.8514
+    assert ablation.paper("beta", "conceptual_captions").text_increase[0.03] == 46.35
+
+
+def test_the_default_settings_meet_table_2():
+    """NIB at 10 steps and layer 9 is the same run in three tables of the paper."""
+    for role in ("conceptual_captions", "imagenet", "flickr8k"):
+        at = ablation.paper("steps", role).loc[10]
+        pd.testing.assert_series_equal(at, ablation.paper("layer", role).loc[9], check_names=False)
+
+
+def test_unknown_dataset():
+    with pytest.raises(ValueError, match=r"'cat-and-dog' has no counterpart.*scenes-objects.*flickr8k"):
+        ablation.paper("beta", "cat-and-dog")
+
+
+def test_trend():
+    ours, theirs = {1: 3.0, 2: 2.0, 3: 1.0, 7: 0.0}, {1: 0.1, 2: 0.5, 3: 0.7, 9: 5.0}
+    found = ablation.trend(planted(ours, noise=0.01), paper_like(theirs))
+    assert list(found.index) == METRICS
+    assert (found.settings == 3).all() and (found.n == 40).all()
+    assert (found.rho == -1).all() and (found.order == "reversed").all()
+    assert found.best_ours.to_dict() == {"image_drop": 3, "image_increase": 1, "text_drop": 3, "text_increase": 1}
+    assert found.best_paper.to_dict() == {"image_drop": 1, "image_increase": 3, "text_drop": 1, "text_increase": 3}
+    assert (ablation.trend(planted(ours, noise=0.01), -paper_like(theirs)).order == "the same").all()
+
+
+def test_trend_is_scipys_and_open_under_noise():
+    rng = np.random.default_rng(1)
+    theirs = paper_like(dict(enumerate(rng.normal(size=8))))
+    rows = planted(dict.fromkeys(range(8), 0.0), noise=1.0)
+    found = ablation.trend(rows, theirs)
+    means = benchmark.summary(ablation.by_setting(rows, "layer"), by="layer")
+    for metric in METRICS:
+        assert found.rho[metric] == pytest.approx(stats.spearmanr(means[metric], theirs[metric]).statistic)
+    assert ((found.low < 0) & (found.high > 0) & (found.order == "open")).all()
+
+
+def test_trend_without_an_order():
+    """Equal means have no order: no correlation, rather than nan."""
+    found = ablation.trend(planted(dict.fromkeys(range(4), 2.0)), paper_like({k: float(k) for k in range(4)}))
+    assert (found[["rho", "low", "high"]] == 0).all(axis=None)
+    assert (found.order == "open").all()
+
+
+def test_trend_leaves_out_pairs_with_a_gap():
+    """A pair that failed at one setting would shift that setting's mean against the others'."""
+    rows = planted({1: 1.0, 2: 2.0, 3: 3.0})
+    rows.loc[rows.pair == "noise/0", METRICS] = 1000.0
+    rows.loc[(rows.pair == "noise/0") & (rows.method == "nib layer=3"), METRICS] = np.nan
+    found = ablation.trend(rows, paper_like({1: 1.0, 2: 2.0, 3: 3.0}))
+    assert (found.n == 39).all() and (found.rho == 1).all()
+
+
+def test_trend_errors():
+    with pytest.raises(ValueError, match=r"layer=\[2, 3\] are in both tables; a trend needs 3"):
+        ablation.trend(planted({2: 1.0, 3: 1.0}), paper_like({2: 1.0, 3: 1.0, 4: 1.0}))
+    with pytest.raises(ValueError, match="no pair was measured at each"):
+        ablation.trend(planted({1: 1.0, 2: 2.0, 3: np.nan}), paper_like({1: 1.0, 2: 2.0, 3: 3.0}))
+
+
+def test_sentence():
+    found = pd.DataFrame(
+        {"settings": 8, "rho": [0.5, -1.0, 0.25, 1.0], "low": [0.1, -1.0, -0.5, 0.9], "high": [0.8, -0.4, 0.75, 1.0]},
+        index=METRICS,
+    ).assign(order=["the same", "reversed", "open", "the same"])
+    text = ablation.sentence(found)
+    assert "in the paper's order on: image drop (rho 0.50, 0.10 to 0.80), text increase (rho 1.00, 0.90 to 1.00);" in text
+    assert "in the reverse order on: image increase (rho -1.00, -1.00 to -0.40);" in text
+    assert text.endswith("includes 0 on: text drop (rho 0.25, -0.50 to 0.75).")
+    assert "in the reverse order on: none;" in ablation.sentence(found[found.order != "reversed"])
+
+
+def test_against_integral(scenes):
+    """The exact rule adds up and agrees with itself; Riemann's gap is the one that nib reports."""
+    some = data.load("scenes-objects")[:3]
+    found = ablation.against_integral(scenes, some, [2, 40], batch=2)
+    exact, sums = found[found.rule == "exact"], found[found.rule == "riemann"]
+    assert len(exact) == 6 and len(sums) == 12
+    assert (exact.gap <= 1).all()
+    assert exact.correlation.to_numpy() == pytest.approx(1)
+    assert set(sums.passes) == {2, 40}
+    nib = benchmark.METHODS["nib"](
+        scenes, scenes.preprocess([p.image for p in some]), scenes.tokenize([p.text for p in some]), rule="riemann", steps=2
+    )
+    got = sums[(sums.passes == 2) & (sums.part == "text")]
+    assert got.pair.tolist() == [p.id for p in some]
+    assert got.gap.to_numpy() == pytest.approx(100 * nib.info.gap_text / nib.info.change_text.abs(), rel=1e-3)
+    assert (got.correlation < 0.9999).all()
