@@ -181,7 +181,7 @@ writes the same pixels again.
 {r.weight_decay}), rate {r.lr} with {r.warmup} warm-up steps and cosine decay, gradient norm clipped at {r.clip_norm},
 CLIP's contrastive loss with the credit shared among all captions that are true of a picture. Mostly single objects for
 the first {r.easy:.0%} of the steps; {r.partial:.0%} of the captions of several objects leave one out. Then {r.finishes}
-times {r.finish} steps more, each from a rate of {r.finish_lr}. Seed {r.seed}.
+times {r.finish} steps more, each from a rate of {r.finish_lr}; the mean of the weights at their ends is kept. Seed {r.seed}.
 
 Left alone, so small a model gathers everything in CLS and EOS within a few blocks, and nothing that enters block 9 but
 these two matters: the maps of every method that cuts there would be empty. So in training CLS and EOS go back to their

@@ -33,7 +33,7 @@ class Recipe:
 
     steps: int = 2000
     finish: int = 500  # steps of a finish, in which half of the readout tokens never forget, as when the model is used
-    finishes: int = 2  # each has a cosine of its own, from finish_lr
+    finishes: int = 2  # each has a cosine of its own, from finish_lr; the mean of their ends is what is kept
     batch: int = 128
     lr: float = 1e-3
     finish_lr: float = 3e-4
@@ -157,21 +157,22 @@ def export(model: CLIP, path: Path) -> None:
 def train(folder: Path, recipe: Recipe = Recipe(), device: str = "cpu", workers: int = 1, every: int = 100) -> Path:
     """Train, or go on where `folder`/checkpoint.pt stopped, and write `folder`/model.safetensors.
 
-    A checkpoint is written every `every` steps. bfloat16 autocast, float32 weights.
+    A checkpoint is written every `every` steps. bfloat16 autocast, float32 weights. The weights written are the mean of
+    those at the end of each finish (stochastic weight averaging, Izmailov et al. 2018).
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / "checkpoint.pt"
     torch.manual_seed(recipe.seed)
     model = new_model().to(device)
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, (0.9, 0.98), weight_decay=recipe.weight_decay)
-    start = 0
+    start, ends = 0, []
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         if saved["recipe"] != vars(recipe):
             raise ValueError(f"{checkpoint} belongs to the recipe {saved['recipe']}; choose another folder or delete it")
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        start = saved["step"]
+        start, ends = saved["step"], saved["ends"]
 
     batches = Batches(recipe)
     loader = DataLoader(batches, batch_size=None, sampler=range(start, len(batches)), num_workers=workers)
@@ -191,10 +192,14 @@ def train(folder: Path, recipe: Recipe = Recipe(), device: str = "cpu", workers:
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         done = step + 1
+        if done > recipe.steps and (done - recipe.steps) % recipe.finish == 0:
+            ends.append({k: v.clone() for k, v in model.state_dict().items()})
         if done % every == 0 or done == len(batches):
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            torch.save({**state, "recipe": vars(recipe)}, checkpoint.with_suffix(".part"))
+            torch.save({**state, "ends": ends, "recipe": vars(recipe)}, checkpoint.with_suffix(".part"))
             checkpoint.with_suffix(".part").replace(checkpoint)
             bar.write(f"step {done}  loss {loss.item():.3f}  zero-shot {zero_shot(model):.3f}")
+    if ends:
+        model.load_state_dict({k: sum(end[k] for end in ends) / len(ends) for k in ends[0]})
     export(model, folder / "model.safetensors")
     return folder / "model.safetensors"
