@@ -24,32 +24,32 @@ TABLES = {  # option of the method -> its name in the paper's tables, and the ta
 
 
 def plan(method: str, setting: str, values: Iterable[float], **options) -> dict[str, tuple[str, dict]]:
-    """`method` at each value of its option `setting`, for `benchmark.run`: {"nib steps=10": ("nib", {"steps": 10}), ...}."""
+    """`method` at each value of its option `setting`, for `benchmark.run`: {"nib steps=10": ("nib", {"steps": 10})}."""
     return {f"{method} {setting}={value:g}": (method, {**options, setting: value}) for value in values}
 
 
 def by_setting(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
-    """The rows whose label ends in "SETTING=VALUE", with the value as a column of that name; other labels are left out."""
+    """The rows whose label ends in "SETTING=VALUE", with the value as a column of that name; others are left out."""
     values = rows.method.str.extract(rf" {setting}=(\S+)$", expand=False)
     return rows[values.notna()].assign(**{setting: pd.to_numeric(values.dropna())})
 
 
 def paper(setting: str, dataset: str) -> pd.DataFrame:
-    """The paper's means of the four metrics at every value of `setting` ("steps", "layer" or "beta"), both tables joined.
+    """The paper's means of the four metrics at each value of `setting` ("steps", "layer" or "beta"), tables joined.
 
-    dataset: a bundled set, which plays the part of one of the paper's (benchmark.PAPER_ROLE), or one of the paper's own.
+    dataset: a bundled set, which plays the part of one of the paper's (benchmark.PAPER_ROLE), or one of those.
     """
     column, names = TABLES[setting]
-    table = pd.concat([pd.read_csv(bundled(f"paper/{name}.csv"), float_precision="round_trip") for name in names]).drop_duplicates()
+    table = pd.concat([pd.read_csv(bundled(f"paper/{name}.csv")) for name in names]).drop_duplicates()
     role = PAPER_ROLE.get(dataset, dataset)
     if role not in set(table.dataset):
         known = ", ".join([*PAPER_ROLE, *table.dataset.unique()])
-        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's ablations; those that have one: {known}")
+        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's tables; those that have one: {known}")
     return table[table.dataset == role].set_index(column)[METRICS].rename_axis(setting).sort_index()
 
 
 def _spearman(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """Rank correlation of each row of `ours` (N, settings) with `theirs` (settings,); 0 where one of the two is constant."""
+    """Rank correlation of each row of `ours` (N, settings) with `theirs` (settings,); 0 where one is constant."""
     a, b = (stats.rankdata(x, axis=-1) for x in (ours, theirs))
     a, b = a - a.mean(-1, keepdims=True), b - b.mean()
     scale = np.sqrt((a**2).sum(-1) * (b**2).sum())
@@ -61,10 +61,11 @@ def trend(
 ) -> pd.DataFrame:
     """Per metric: do our means rank the settings as the paper's do?
 
-    theirs: a table of `paper`. Only settings of both count, and pairs that were measured at each of them. Columns: settings,
-    n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (bootstrap interval over our pairs;
-    the paper's means are taken as they are), order: "the same" (low > 0), "reversed" (high < 0), "open" otherwise;
-    best_ours and best_paper: the setting with the best mean.
+    theirs: a table of `paper`. Only settings of both count, and pairs that were measured at each of them.
+
+    Columns: settings, n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (its
+    bootstrap interval over our pairs; the paper's means are taken as they are), order ("the same" where low > 0,
+    "reversed" where high < 0, "open" otherwise), best_ours and best_paper (the setting with the best mean).
     """
     setting = theirs.index.name
     rows = by_setting(rows, setting)
@@ -99,8 +100,9 @@ def sentence(found: pd.DataFrame) -> str:
         return ", ".join(named) or "none"
 
     return (
-        f"Over the {found.settings.iloc[0]} settings of both tables, our means are in the paper's order on: {those('the same')}; "
-        f"in the reverse order on: {those('reversed')}; the 95 % interval includes 0 on: {those('open')}."
+        f"Over the {found.settings.iloc[0]} settings of both tables, our means are in the paper's order on: "
+        f"{those('the same')}; in the reverse order on: {those('reversed')}; "
+        f"the interval includes 0 on: {those('open')}."
     )
 
 
@@ -109,9 +111,11 @@ def against_integral(
 ) -> pd.DataFrame:
     """NIB's Riemann sums of `steps` terms against the integral that they stand for, per pair and encoder.
 
-    Columns: pair, rule ("riemann" or "exact", at most `max_passes`), part ("image" or "text"), passes (gradient passes per
-    encoder), gap (how far the scores are from adding up to F(Z) - F(0), % of it), correlation (Pearson, of patch or token
-    scores with the exact rule's). pairs: items with `.id`, `.image` and `.text` that can be read.
+    pairs: items with `.id`, `.image` and `.text` that can be read. max_passes: of the exact rule.
+
+    Columns: pair, rule ("riemann" or "exact"), part ("image" or "text"), passes (gradient passes per encoder), gap (how
+    far the scores are from adding up to F(Z) - F(0), % of it), correlation (Pearson's, of patch or token scores with
+    the exact rule's).
     """
     found = []
     for start in range(0, len(pairs), batch):

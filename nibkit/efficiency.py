@@ -1,11 +1,11 @@
 """What an explanation costs, counted in real runs: the paper's Table 8, and passes through whole encoders.
 
-`PUBLISHED` has the paper's eight methods once more, as plain loops in the control flow of the authors' code: one pair, one
-step at a time, nothing shared between the image's run and the text's. They compute the scores of `METHODS` and are there
-to be counted, and to be compared with.
+`PUBLISHED` has the paper's eight methods once more, as plain loops in the control flow of the authors' code: one pair,
+one step at a time, nothing shared between the image's run and the text's. They compute the scores of `METHODS` and are
+there to be counted, and to be compared with.
 
 `calls` runs a method on towers whose blocks note every use. Table 8 counts the calls of *one* image block, batched calls
-once and the evaluation's embedding included (`count_passes`); `whole_encoders` adds up what all blocks of both encoders do.
+once and the evaluation's embedding included (`count_passes`); `whole_encoders` adds up all blocks of both encoders.
 """
 
 import copy
@@ -58,7 +58,7 @@ def embedding(side: Side) -> Tensor:
 
 
 def asking(side: Side, n: int = 1) -> State:
-    """n copies of the rows that ask for a gradient: it then passes every block, as on its way to the published weights."""
+    """n copies of the rows, asking for a gradient: it passes every block, as on its way to the published weights."""
     rows = side.rows().repeat(n)
     return State(rows.tokens.detach().requires_grad_(), rows.readout)
 
@@ -201,7 +201,7 @@ def published(clip, name: str, pixels: Tensor, ids: list[Tensor], **options) -> 
 
 
 class Counted:
-    """A block that appends (*place, direction, rows) to `log` for each application and each gradient back to its output."""
+    """A block that logs (*place, direction, rows) for each application and each gradient back to its output."""
 
     def __init__(self, block, log: list[tuple], *place):
         self._block, self._log, self._place = block, log, place
@@ -238,7 +238,7 @@ def counted(clip, log: list[tuple]):
 def calls(clip, name: str, implementation: str = "published", **options) -> pd.DataFrame:
     """One real run of a method on one pair (a grey picture and a word: counts are the same for any), call by call.
 
-    implementation: "published" (this module's loops) or "nibkit" (METHODS). options: the method's own, such as layer, masks.
+    implementation: "published" (this module's loops) or "nibkit" (METHODS). options: the method's own, as layer, masks.
     Columns: stage ("evaluation": the pair's own embeddings, which the published control flow has ready; "explanation"),
     tower, block (from 0), direction ("forward" or "backward"), rows (inputs in that call). Errors: ValueError.
     """
@@ -296,18 +296,22 @@ def _check(name: str) -> None:
 
 
 def cost_quality(ax: Axes, points: pd.DataFrame, metric: str) -> Axes:
-    """Seconds per pair (log axis) against a metric's mean with its interval; names in a column at the right, spread out.
+    """Seconds per pair (log axis) against a metric's mean with its interval; the names stand in a column at the right.
 
     points: index method; columns seconds, METRIC, METRIC_low, METRIC_high.
     """
-    points = points.sort_values(metric)
+    points, gap = points.sort_values(metric), 0.09  # between names, as a part of the height
+    colours = [COLOURS[label.split()[0]] for label in points.index]
+    for (_, row), colour in zip(points.iterrows(), colours):
+        error = [[row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]]
+        ax.errorbar(row.seconds, row[metric], error, fmt="o", color=colour, elinewidth=1.2)
     ax.set(xscale="log", xlabel="seconds per pair", ylabel=f"{metric.replace('_', ' ')}, points (lower is better)")
-    for place, (label, row) in zip(np.linspace(0.04, 0.96, len(points)), points.iterrows()):
-        colour, mean = COLOURS[label.split()[0]], row[metric]
-        error = [[mean - row[f"{metric}_low"]], [row[f"{metric}_high"] - mean]]
-        ax.errorbar(row.seconds, mean, error, fmt="o", color=colour, elinewidth=1.2)
-        ax.annotate(
-            label, (row.seconds, mean), (1.06, place), textcoords="axes fraction", color=colour, va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "relpos": (0, 0.5)},
-        )  # fmt: skip
+    low, high = ax.get_ylim()
+    steps = gap * np.arange(len(points))  # each name at its point's height, or as far above as the one below needs
+    places = np.maximum.accumulate((points[metric] - low) / (high - low) - steps) + steps
+    places = np.minimum(places, 1 - steps[::-1])
+    for label, place, colour in zip(points.index, places, colours):
+        line = {"arrowstyle": "-", "color": colour, "lw": 0.8, "alpha": 0.6, "relpos": (0, 0.5)}
+        at = {"xytext": (1.06, place), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
+        ax.annotate(label, points.loc[label, ["seconds", metric]], color=colour, arrowprops=line, **at)
     return ax

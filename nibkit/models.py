@@ -156,7 +156,8 @@ def _openai_file(path: Path, name: str, device: torch.device) -> Clip:
             state = state.get("state_dict", state)
     if "visual.conv1.weight" not in state:
         raise ValueError(f"{path} has no 'visual.conv1.weight': it is not a checkpoint in OpenAI CLIP's format")
-    return _openai(name, build_model(dict(state)), device)
+    with torch.random.fork_rng(devices=[]):  # the library draws initial weights before it loads these
+        return _openai(name, build_model(dict(state)), device)
 
 
 def _openai_name(name: str, pretrained: bool, device: torch.device) -> Clip:

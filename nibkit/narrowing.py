@@ -84,7 +84,7 @@ def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
 
 def riemann(steps: int) -> tuple[Tensor, Tensor]:
     """The paper's right Riemann sum: lam = k / n, weights 1 / n."""
-    return torch.arange(1, steps + 1, dtype=torch.float64) / steps, torch.full((steps,), 1 / steps)
+    return torch.arange(1, steps + 1, dtype=torch.float64) / steps, torch.full((steps,), 1 / steps, dtype=torch.float64)
 
 
 def gauss(steps: int) -> tuple[Tensor, Tensor]:

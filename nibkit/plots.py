@@ -15,8 +15,15 @@ from torch import Tensor
 from .models import PIXEL_MEAN, PIXEL_STD
 
 SIGNED, HEAT = "RdBu_r", "inferno"
-ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig", "centre", "random")
-COLOURS = dict(zip(ORDER, [*sns.color_palette("colorblind", 8), (0.45, 0.45, 0.45), (0.7, 0.7, 0.7)]))
+ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig")  # the paper's eight
+LATER = ("gae", "gradcam_pooled", "xgrad", "grad_eclip", "legrad")
+_palette = sns.color_palette("colorblind", 10)
+COLOURS = {
+    **dict(zip(ORDER, [*_palette[:7], _palette[9]])),
+    **dict(zip(LATER, sns.color_palette("dark", 10)[1:6])),
+    "centre": (0.45, 0.45, 0.45),
+    "random": (0.7, 0.7, 0.7),
+}
 sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
 
 
@@ -79,14 +86,14 @@ def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
     colours = [COLOURS.get(m.split()[0], (0.6, 0.6, 0.6)) for m in summary.index]
     error = np.maximum(0, [summary[column] - low, high - summary[column]])
     ax.barh(list(summary.index), summary[column], xerr=error, color=colours, error_kw={"lw": 1})
-    ax.invert_yaxis()
+    ax.yaxis.set_inverted(True)  # first method on top, also where Axes share the axis
     ax.set_title(title or column.replace("_", " "))
     return ax
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     """A column of a table against the table's index, with its interval as a band where there is one."""
-    (drawn,) = ax.plot(table.index, table[column], marker="o", markersize=4, **style)
+    (drawn,) = ax.plot(table.index, table[column], **{"marker": "o", "markersize": 4, **style})
     if f"{column}_low" in table:
         ends = table[f"{column}_low"], table[f"{column}_high"]
         ax.fill_between(table.index, *ends, color=drawn.get_color(), alpha=0.2, lw=0)

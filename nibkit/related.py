@@ -84,7 +84,7 @@ class Parts(NamedTuple):
 
 
 def _linear_head(tower: ImageTower, x: Tensor) -> tuple[Tensor, Tensor]:
-    """head(x) = (x @ matrix) / std(x) + constant: LayerNorm's centring, its weight and the projection are one matrix."""
+    """head(x) = (x @ matrix) / std(x) + constant: LayerNorm's centring and weight join the projection."""
     constant = tower.head(torch.zeros_like(x[:1]))[0]
     unit = tower.width * torch.eye(tower.width).to(x)  # scaled: LayerNorm's eps does not count
     return (tower.head(unit) - constant) * _std(unit) / tower.width, constant
@@ -231,7 +231,7 @@ def hide(clip):
 
 
 def fingerprint(clip, pixels: Tensor, ids: list[Tensor]) -> str:
-    """Hash of what a method could leave behind: weights, gradients, flags, hooks, and the bits of the pairs' cosines."""
+    """Hash of what a method could leave behind: weights, gradients, flags, hooks, and the pairs' cosines."""
     digest = hashlib.sha256(clip.similarity(pixels, ids).cpu().numpy().tobytes())
     for name, tensor in clip.model.state_dict().items():
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
@@ -286,7 +286,7 @@ def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.Dat
         found[PROPERTIES[0]] = apart < SAME, f"alone, a pair's scores differ by {apart:.1%} of the largest"
     same = all(np.array_equal(a, b) for a, b in zip(scores, others, strict=True))
     apart = _differ(scores, others)
-    found[PROPERTIES[1]] = same, "two seeds, same bits" if same else f"two seeds differ by {apart:.0%} of the largest score"
+    found[PROPERTIES[1]] = same, f"two seeds differ by {apart:.0%} of the largest score"
     try:
         apart = _differ(scores, _seeded(functools.partial(subject.run, hide(clip), pixels, ids), 0))
         found[PROPERTIES[2]] = apart == 0, "same scores on blocks that hide their attention"
@@ -296,7 +296,7 @@ def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.Dat
     missed = f"scores miss {gap:.1%} of the change" if gap < 10 else "scores add up to no change of the match"
     found[PROPERTIES[3]] = gap < TOLERANCE, missed
     unchanged = fingerprint(clip, pixels, ids) == before
-    found[PROPERTIES[4]] = unchanged, "same bits before and after" if unchanged else "the model is changed after the run"
+    found[PROPERTIES[4]] = unchanged, "same bits before and after" if unchanged else "the run changed the model"
     labels = [name for name in extras if name in LABELS]
     found[PROPERTIES[5]] = not labels, f"asks for {', '.join(labels)}" if labels else "ran without any label"
     rows = [(name, holds, "tested", evidence) for name, (holds, evidence) in found.items()]
@@ -304,7 +304,7 @@ def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.Dat
 
 
 def attribution_subject(function: Callable, **options) -> Subject:
-    """A method of nibkit. Its gap is that of the text scores at the layer where they add up best: no convention decides."""
+    """A method of nibkit. Its gap is that of the text scores, at the layer where they add up best."""
 
     def run(clip, pixels, ids, seed):
         a = function(clip, pixels, ids, seed=seed, **options)
@@ -354,7 +354,7 @@ def textspan_subject(texts: Sequence[str], **options) -> Subject:
 
 
 def subjects(texts: Sequence[str], rise_masks: int = 64) -> dict[str, Subject]:
-    """All that runs here: NIB by both rules, METHODS, COCOA with `texts` as its foil, TEXTSPAN with them to choose from."""
+    """NIB by both rules, METHODS, COCOA with `texts` as its foil, and TEXTSPAN with them to choose from."""
     rise = {"masks": rise_masks, "text_masks": rise_masks}
     found = {
         "nib, exact": attribution_subject(METHODS["nib"], rule="exact", tol=1e-3, max_passes=512),

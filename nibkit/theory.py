@@ -43,9 +43,7 @@ def information_sampled(covariance: np.ndarray, lam: float, s: float, draws: int
     return float(np.mean(given - alone)), float(np.std(given - alone) / np.sqrt(draws))
 
 
-def information_table(
-    covariance: np.ndarray, lam: Sequence[float], noise: Sequence[float], draws: int, seed: int = 0
-) -> pd.DataFrame:
+def information_table(covariance: np.ndarray, lam: Sequence, noise: Sequence, draws: int, seed: int = 0) -> pd.DataFrame:
     """Theorem 1, both ways: columns noise (s over the root mean variance), lam, closed, sampled, error (standard error)."""
     rows, unit = [], np.sqrt(np.trace(covariance) / len(covariance))
     for s in noise:
@@ -58,8 +56,8 @@ def information_table(
 
 def patch_covariance(clip: Clip, pixels: Tensor, layer: int) -> np.ndarray:
     """S (C, C) of the patch states that enter image block `layer`, over all patches of all pictures; CLS left out."""
-    tokens = clip.image.state(pixels, layer).tokens[:, clip.image.prefix :]
-    return np.cov(tokens.flatten(0, 1).double().cpu().numpy(), rowvar=False)
+    tokens = clip.image.state(pixels, layer).tokens[:, clip.image.prefix :].flatten(0, 1)
+    return np.cov(tokens.double().cpu().numpy(), rowvar=False)
 
 
 # ---- F along the path
@@ -98,9 +96,7 @@ def below(path: pd.DataFrame, lam: float) -> float:
 # ---- Theorem 2: the noise can be dropped
 
 
-def noise_limit(
-    bottleneck: Bottleneck, lam: Sequence[float], noise: Sequence[float], draws: int, seed: int = 0
-) -> pd.DataFrame:
+def noise_limit(bottleneck: Bottleneck, lam: Sequence, noise: Sequence, draws: int, seed: int = 0) -> pd.DataFrame:
     """Theorem 2: how far F(lam Z + eps) is from F(lam Z), eps ~ N(0, s^2 I), s = noise * rms(Z) of the pair.
 
     Columns pair, lam, noise, deviation (root mean square over the draws), predicted (s |grad F(lam Z)|, what F's first
@@ -224,16 +220,14 @@ def as_transformers(clip: Clip) -> Clip:
         else:
             state[name] = value
     image, text = clip.image, clip.text
-    shape = lambda t, heads: {  # noqa: E731
-        "hidden_size": t.width, "intermediate_size": 4 * t.width, "num_hidden_layers": len(t.blocks),
-        "num_attention_heads": heads, "hidden_act": "quick_gelu",
-    }  # fmt: skip
-    vision = shape(image, image.blocks[0].heads) | {"image_size": image.size, "patch_size": image.size // image.grid[0]}
-    words = shape(text, text.blocks[0].heads) | {"vocab_size": len(text.embedding), "max_position_embeddings": text.context}
-    config = transformers.CLIPConfig(
-        vision_config=vision, text_config=words | {"eos_token_id": 2}, projection_dim=state["text_projection.weight"].shape[0]
-    )
-    model = transformers.CLIPModel(config)
+    vision, words = ({
+        "hidden_size": tower.width, "intermediate_size": 4 * tower.width, "num_hidden_layers": len(tower.blocks),
+        "num_attention_heads": tower.blocks[0].heads, "hidden_act": "quick_gelu",
+    } for tower in (image, text))  # fmt: skip
+    vision |= {"image_size": image.size, "patch_size": image.size // image.grid[0]}
+    words |= {"vocab_size": len(text.embedding), "max_position_embeddings": text.context, "eos_token_id": 2}
+    size = len(state["text_projection.weight"])
+    model = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=words, projection_dim=size))
     model.load_state_dict({name: value.contiguous() for name, value in state.items()})
     return Clip(f"{clip.name} in transformers", model, backend, clip._transform, clip._tokenizer, clip.device)
 
@@ -249,6 +243,6 @@ def difference(a: Attribution, b: Attribution) -> float:
 
 def rank_agreement(a: Attribution, b: Attribution) -> pd.DataFrame:
     """Spearman's correlation of two explanations' patches and tokens: columns pair, image, text (nan for a flat map)."""
-    rho = lambda x, y: scipy.stats.spearmanr(x.ravel(), y.ravel()).statistic  # noqa: E731
-    rows = [{"pair": k, "image": rho(a.image[k], b.image[k]), "text": rho(a.text[k], b.text[k])} for k in range(len(a))]
-    return pd.DataFrame(rows)
+    sides = {"image": (a.image, b.image), "text": (a.text, b.text)}
+    rho = {k: [scipy.stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(*s)] for k, s in sides.items()}
+    return pd.DataFrame({"pair": range(len(a)), **rho})

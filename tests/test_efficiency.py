@@ -73,7 +73,7 @@ def test_whole_encoders_of_the_published_flow(name, unit, calls):
 
 
 def test_options_reach_the_loops(calls):
-    """NIB at layer 6 in 4 steps: 1 + 6/12 + 4 x 6/12 forwards; in Table 8's convention block 3 sees none of the steps."""
+    """NIB at layer 6 in 4 steps: 1 + 6/12 + 4 x 6/12 forwards; block 3 sees none of the steps."""
     log = calls("nib", layer=6, steps=4)
     np.testing.assert_allclose(efficiency.whole_encoders(log)["rows"], [[3.5, 2], [3.5, 2]])
     assert efficiency.passes(log, 3) == {"forward": 3, "backward": 0}
