@@ -178,7 +178,7 @@ PROPERTIES = (
 GIVEN = ("clip", "pixels", "ids")  # a model and a pair
 LABELS = ("labels", "classes", "targets")
 TOLERANCE = 0.02  # share of the match's change that scores may miss
-SAME = 0.05  # of the largest score: rounding that depends on the batch may move the nodes of an adaptive rule
+SAME = 0.15  # of the largest score: rounding depends on the batch; it moves adaptive nodes and flips the signs MFABA steps by
 
 ARGUED = {  # name -> (why, the properties that this sentence settles)
     "LICO": (

@@ -146,6 +146,14 @@ def test_batches_do_not_leak(golden_clip, golden_pair, function, options):
         np.testing.assert_allclose(together.text[k], alone.text[0], rtol=0, atol=2e-5 * abs(alone.text[0]).max())
 
 
+@pytest.mark.parametrize(("function", "options"), BOTH, ids=name)
+def test_what_follows_the_readout_has_no_effect(golden_clip, golden_pair, function, options):
+    pixels, ids = golden_pair[0][:1], golden_pair[1][0]
+    plain, longer = (function(golden_clip, pixels, [i], **options).text[0] for i in (ids, torch.cat([ids, ids[1:4]])))
+    np.testing.assert_allclose(longer[: len(ids)], plain, rtol=0, atol=2e-5 * abs(plain).max())
+    assert longer[len(ids) :].tolist() == [0, 0, 0]
+
+
 @pytest.mark.parametrize(("function", "options"), CASES, ids=name)
 def test_nothing_is_left_behind(golden_clip, golden_pair, function, options):
     """Same seed, same map, and the model and both global generators as they were."""

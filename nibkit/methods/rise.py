@@ -97,7 +97,7 @@ def rise(
 
     drawn, shown = [], []
     for i, end in zip(ids, rows.readout.tolist()):
-        rng = np.random.RandomState(seed if paper else [seed, *i.tolist()])
+        rng = np.random.RandomState(seed if paper else [seed, *i[: end + 1].tolist()])
         inner = end + 1 if paper else max(0, end - 1)
         m = word_masks(rng, text_masks, inner, probability, grid, text.width)
         drawn.append(m if paper else F.pad(m, (1, end - inner)))
