@@ -454,7 +454,7 @@ code { font: .85em ui-monospace, monospace; }
 .facts b { color: var(--good); }
 .failed .facts b { color: var(--bad); }
 pre { white-space: pre-wrap; border-left: 3px solid var(--bad); padding-left: .8rem; font-size: .85rem; }
-.files a { margin-right: 1rem; }
+.files { display: flex; flex-wrap: wrap; column-gap: 1rem; }
 .thumbs { display: flex; flex-wrap: wrap; gap: 1rem; margin-top: .8rem; }
 figure { margin: 0; }
 figure img { display: block; height: 150px; max-width: 100%; border: 1px solid var(--line); background: #fff; }
