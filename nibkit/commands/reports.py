@@ -1,0 +1,58 @@
+import argparse
+import sys
+
+from . import Run
+
+
+def command(parser: argparse.ArgumentParser) -> Run:
+    """execute the numbered notebooks into reports/: a page each, tables, figures, and an overview
+
+    Every notebook runs in its own process. One that fails is listed at the end with the cell that failed; the others
+    go on. A finished run is not repeated unless its notebook, its parameters, nibkit's code or the data changed.
+
+    examples:
+      python -m nibkit reports                                   the whole set, what is up to date excepted
+      python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
+      python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
+      python -m nibkit reports --only 03_benchmark-scenes-objects --force
+
+    Parameters are those in the first code cell of a notebook. An unknown name or a value of another type is refused
+    before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
+    """
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose name begins so, such as 03")
+    parser.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set a parameter in the notebooks that have it (repeatable)",
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
+    parser.add_argument("--out", metavar="FOLDER", help="where the reports go (default: reports/ of the checkout)")
+    parser.add_argument("--force", action="store_true", help="run also what is up to date")
+
+    def run(args: argparse.Namespace) -> int:
+        from ..reports import checkout, run_reports
+
+        root = checkout()
+        names = [name for name, _ in args.parameters]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"-p sets {', '.join(sorted(repeated))} more than once; give each parameter one value")
+        out = args.out or root / "reports"
+        records = run_reports(
+            root / "notebooks",
+            out,
+            only=tuple(args.only),
+            parameters=dict(args.parameters),
+            jobs=args.jobs,
+            force=args.force,
+        )
+        failed = [record for record in records if record["status"] != "ok"]
+        for record in failed:
+            print(f"FAILED {record['name']}, {record['error']}", file=sys.stderr)
+        print(f"{len(records) - len(failed)} of {len(records)} reports are fine: {out}/index.html")
+        return 1 if failed else 0
+
+    return run
