@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .models import PIXEL_MEAN, PIXEL_STD
 
-SIGNED, HEAT = "RdBu_r", "inferno"
+SIGNED = "RdBu_r"
 ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig")  # the paper's eight
 LATER = ("gae", "gradcam_pooled", "xgrad", "grad_eclip", "legrad")
 _palette = sns.color_palette("colorblind", 10)
@@ -39,8 +39,10 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     return ax
 
 
-def overlay(ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "") -> Axes:
-    """Signed scores (H, W) over the picture's grey version, with a colour bar in cosine per patch.
+def overlay(
+    ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "", unit: str = "cosine / patch"
+) -> Axes:
+    """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
 
     limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should share one.
     """
@@ -49,7 +51,7 @@ def overlay(ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None
     drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=0.6)
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("cosine / patch", fontsize=7)
+    bar.set_label(unit, fontsize=7)
     ax.set_title(title)
     ax.set_axis_off()
     return ax
@@ -57,10 +59,7 @@ def overlay(ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None
 
 def heat(ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "") -> Axes:
     """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep."""
-    ax.imshow(image * heatmap[..., None])
-    ax.set_title(title)
-    ax.set_axis_off()
-    return ax
+    return picture(ax, image * heatmap[..., None], title)
 
 
 def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = None, title: str = "") -> Axes:
