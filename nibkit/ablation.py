@@ -11,10 +11,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .benchmark import METRICS, PAPER_ROLE
+from .benchmark import METRICS
+from .claims import table as paper_table
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER
-from .paths import bundled
 
 TABLES = {  # option of the method -> its name in the paper's tables, and the tables that vary it
     "steps": ("num_steps", ("table3_num_steps", "table6_num_steps_expanded")),
@@ -37,15 +37,11 @@ def by_setting(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
 def paper(setting: str, dataset: str) -> pd.DataFrame:
     """The paper's means of the four metrics at each value of `setting` ("steps", "layer" or "beta"), tables joined.
 
-    dataset: a bundled set, which plays the part of one of the paper's (benchmark.PAPER_ROLE), or one of those.
+    dataset: a bundled set, which plays the part of one of the paper's (claims.PAPER_ROLE), or one of those.
     """
     column, names = TABLES[setting]
-    table = pd.concat([pd.read_csv(bundled(f"paper/{name}.csv")) for name in names]).drop_duplicates()
-    role = PAPER_ROLE.get(dataset, dataset)
-    if role not in set(table.dataset):
-        known = ", ".join([*PAPER_ROLE, *table.dataset.unique()])
-        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's tables; those that have one: {known}")
-    return table[table.dataset == role].set_index(column)[METRICS].rename_axis(setting).sort_index()
+    table = pd.concat([paper_table(name, dataset) for name in names]).drop_duplicates()
+    return table.set_index(column)[METRICS].rename_axis(setting).sort_index()
 
 
 def _spearman(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:

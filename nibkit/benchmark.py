@@ -23,14 +23,13 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .attribution import COMMON
+from .claims import table as paper_table
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
-from .paths import bundled
 
 METRICS = list(HIGHER_IS_BETTER)
 NUMBERS = [*METRICS, "seconds", "passes"]
 COLUMNS = ["dataset", "pair", "text", "method", *NUMBERS, "error"]
-PAPER_ROLE = {"scenes-objects": "imagenet", "scenes-captions": "flickr8k"}  # whose place a bundled set takes in Table 2
 
 
 def run(
@@ -280,16 +279,11 @@ def compare(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    dataset: a bundled set, which plays the part of one of the paper's (PAPER_ROLE), or one of the paper's own. What a
+    dataset: a bundled set, which plays the part of one of the paper's (claims.PAPER_ROLE), or one of the paper's own. What a
     label says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise. The paper's pairs per second
     were measured on the authors' machine.
     """
-    paper = pd.read_csv(bundled("paper/table2_benchmark.csv")).rename(columns={"fps": "pairs_per_second"})
-    role = PAPER_ROLE.get(dataset, dataset)
-    if role not in set(paper.dataset):
-        known = ", ".join([*PAPER_ROLE, *paper.dataset.unique()])
-        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's Table 2; those that have one: {known}")
-    paper = paper[paper.dataset == role].set_index("method")
+    paper = paper_table("table2_benchmark", dataset).rename(columns={"fps": "pairs_per_second"}).set_index("method")
     names = [label.split(" (")[0] for label in summary.index]
     ours = summary[[name in paper.index for name in names]]
     theirs = paper.loc[[name for name in names if name in paper.index]].set_index(ours.index)
@@ -310,7 +304,7 @@ def style(table: pd.DataFrame) -> Styler:
         if f"{column}_low" in table:
             low, high = (table[f"{column}_{end}"].map("{:.2f}".format) for end in ("low", "high"))
             text = text + "<br><small>" + low + " to " + high + "</small>"
-        shown[column] = text
+        shown[column] = text.mask(values.isna(), "–")
     arrows = {metric: f"{metric.replace('_', ' ')} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()}
     shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second"})
     return shown.style.format_index(escape="html").set_table_styles([{"selector": "td", "props": "text-align: right"}])

@@ -6,11 +6,23 @@ from .metrics import HIGHER_IS_BETTER
 from .paths import bundled
 
 BETTER = {**HIGHER_IS_BETTER, "fps": True}
+PAPER_ROLE = {"scenes-objects": "imagenet", "scenes-captions": "flickr8k"}  # whose place a bundled set takes in the tables
 
 
-def table(name: str) -> pd.DataFrame:
-    """One of the paper's tables, e.g. "table2_benchmark": numbers as printed there."""
-    return pd.read_csv(bundled(f"paper/{name}.csv"))
+def table(name: str, dataset: str | None = None) -> pd.DataFrame:
+    """One of the paper's tables, e.g. "table2_benchmark": numbers as printed there.
+
+    dataset: only its rows. A bundled set plays the part of one of the paper's (PAPER_ROLE). Errors: ValueError for a data set
+    that the table does not have.
+    """
+    rows = pd.read_csv(bundled(f"paper/{name}.csv"))
+    if dataset is None:
+        return rows
+    role = PAPER_ROLE.get(dataset, dataset)
+    if role not in set(rows.dataset):
+        known = ", ".join([*PAPER_ROLE, *rows.dataset.unique()])
+        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's {name}; those that have one: {known}")
+    return rows[rows.dataset == role]
 
 
 def gains() -> pd.DataFrame:
@@ -34,10 +46,9 @@ def speedups() -> pd.Series:
     return (100 * (fps["nib"] / fps.drop(columns="nib").T - 1)).mean(axis=1).sort_values()
 
 
-def spread(name: str, setting: str) -> pd.DataFrame:
+def spread(name: str) -> pd.DataFrame:
     """How far each metric moves over the settings of an ablation table: (max - min) / mean in percent, a row per data set."""
-    rows = table(name).drop(columns=[c for c in ("num_steps", "target_layer") if c != setting], errors="ignore")
-    metrics = rows.groupby("dataset")[list(HIGHER_IS_BETTER)]
+    metrics = table(name).groupby("dataset")[list(HIGHER_IS_BETTER)]
     return 100 * (metrics.max() - metrics.min()) / metrics.mean()
 
 
@@ -52,7 +63,7 @@ def verdicts() -> pd.DataFrame:
     cells = gain.drop(columns="mean").stack()
     lost = [f"{column.replace('_', ' ')} on {dataset} ({value:.1f} %)" for (column, dataset), value in cells.items() if value < 0]
     nearest = (fast - 63.95).abs().idxmin()
-    steps, beta = spread("table3_num_steps", "num_steps"), spread("table5_m2ib_beta", "beta")
+    steps, beta = spread("table3_num_steps"), spread("table5_m2ib_beta")
     steps, beta = (s[["image_drop", "text_drop"]].mean() for s in (steps, beta))
     return pd.DataFrame(
         [

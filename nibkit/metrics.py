@@ -68,7 +68,7 @@ def confidence(
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
     masked = clip.embed_image(pixels * maps[:, None])
-    result = dict(zip(("image_drop", "image_increase"), _drop_increase(_cos(image, text), _cos(masked, text), relative)))
+    result = dict(zip(("image_drop", "image_increase"), _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)))
 
     usable = [k for k, i in enumerate(ids) if len(i) > 2]
     result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
@@ -82,10 +82,6 @@ def confidence(
             factors = torch.nn.utils.rnn.pad_sequence(inner, batch_first=True)
         whole = clip.text.embed_rows(rows)
         scaled = clip.text.embed_rows(State(rows.tokens * factors[..., None], rows.readout))
-        drop, increase = _drop_increase(_cos(whole, image[usable]), _cos(scaled, image[usable]), relative)
+        drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase
     return pd.DataFrame(result)
-
-
-def _cos(a: Tensor, b: Tensor) -> Tensor:
-    return F.cosine_similarity(a, b)

@@ -353,7 +353,7 @@ def test_beside_paper(dataset, role):
 
 
 def test_beside_paper_needs_a_counterpart():
-    with pytest.raises(ValueError, match="dataset 'cat-and-dog' has no counterpart in the paper's Table 2; "):
+    with pytest.raises(ValueError, match="dataset 'cat-and-dog' has no counterpart in the paper's table2_benchmark; "):
         beside_paper(summary(table(nib=[(1.0, 0.0)])), "cat-and-dog")
 
 

@@ -20,7 +20,7 @@ def test_speed():
 
 
 def test_spread_of_an_ablation():
-    drop = claims.spread("table3_num_steps", "num_steps").loc["imagenet", "text_drop"]
+    drop = claims.spread("table3_num_steps").loc["imagenet", "text_drop"]
     assert drop == pytest.approx(100 * (0.4957 - 0.3164) / ((0.3164 + 0.4193 + 0.4563 + 0.4957) / 4))
 
 
