@@ -1,5 +1,6 @@
 """`load` a CLIP: two towers, preprocess and tokenizer together."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,7 +45,14 @@ class Clip:
     def __init__(self, name: str, model, backend, transform: Callable, tokenizer: Callable, device: torch.device):
         self.name, self.model = name, model.eval().requires_grad_(False).to(device)
         self.image, self.text = backend.towers(self.model)
-        self._transform, self._tokenizer = transform, tokenizer
+        self._backend, self._transform, self._tokenizer = backend, transform, tokenizer
+
+    def around(self, model) -> "Clip":
+        """The same CLIP around another `model` of the same architecture: other weights, another dtype."""
+        return type(self)(self.name, model, self._backend, self._transform, self._tokenizer, self.device)
+
+    def __deepcopy__(self, memo) -> "Clip":
+        return self.around(copy.deepcopy(self.model, memo))  # towers look at their model's weights: a copy needs its own
 
     def __repr__(self):
         i, t = self.image, self.text

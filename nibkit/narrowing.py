@@ -34,9 +34,14 @@ class Path(NamedTuple):
         return self.opened - self.closed
 
     @property
+    def delta(self) -> Tensor:
+        """What the scores add up to, less F(Z) - F(0)."""
+        return self.scores.sum(1) - self.change
+
+    @property
     def gap(self) -> Tensor:
         """How far the scores are from adding up to F(Z) - F(0), absolute."""
-        return (self.scores.sum(1) - self.change).abs()
+        return self.delta.abs()
 
 
 class Bottleneck:
@@ -139,6 +144,34 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
 RULES = ("riemann", "gauss", "exact")
 
 
+def paths(
+    clip,
+    pixels: Tensor,
+    ids: list[Tensor],
+    layer: int,
+    rule: str,
+    steps: int,
+    *,
+    tol: float,
+    max_passes: int,
+    batch_size: int,
+) -> tuple[Path, Path]:
+    """The integrals of both encoders, image and text; options as in `nib`. Scores of all tokens, CLS and padding too."""
+    if rule not in RULES:
+        raise ValueError(f"rule={rule!r} is not one of: {', '.join(RULES)}")
+    towers, found = (clip.image, clip.text), []
+    states = [tower.state(inputs, layer) for tower, inputs in zip(towers, (pixels, ids))]
+    with torch.no_grad():
+        embeddings = [tower.embed(state, layer) for tower, state in zip(towers, states)]
+    for tower, state, target in zip(towers, states, reversed(embeddings)):
+        bottleneck = Bottleneck(tower, state, layer, target, batch_size)
+        if rule == "exact":
+            found.append(exact_rule(bottleneck, tol, max_passes))
+        else:
+            found.append(fixed_rule(bottleneck, *(riemann if rule == "riemann" else gauss)(steps)))
+    return found[0], found[1]
+
+
 @method
 def nib(
     clip,
@@ -168,20 +201,8 @@ def nib(
     "max_passes").
     """
     rule = rule or ("riemann" if protocol == "paper" else "exact")
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is not one of: {', '.join(RULES)}")
-    states = clip.image.state(pixels, layer), clip.text.state(ids, layer)
-    towers = clip.image, clip.text
-    with torch.no_grad():
-        embeddings = [tower.embed(state, layer) for tower, state in zip(towers, states)]
-    paths = []
-    for tower, state, target in zip(towers, states, reversed(embeddings)):
-        bottleneck = Bottleneck(tower, state, layer, target, batch_size)
-        if rule == "exact":
-            paths.append(exact_rule(bottleneck, tol, max_passes))
-        else:
-            paths.append(fixed_rule(bottleneck, *(riemann if rule == "riemann" else gauss)(steps)))
-    image, text = paths
+    options = {"tol": tol, "max_passes": max_passes, "batch_size": batch_size}
+    image, text = paths(clip, pixels, ids, layer, rule, steps, **options)
     info = pd.DataFrame({"passes": torch.maximum(image.passes, text.passes).numpy()})
     for name, path in (("image", image), ("text", text)):
         info[f"gap_{name}"], info[f"change_{name}"] = path.gap.cpu().numpy(), path.change.cpu().numpy()
