@@ -7,7 +7,7 @@ OLD := .venv/transformers4
 # The transformers major before the pinned one, and the two packages it wants older; tests put this folder on PYTHONPATH.
 OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 
-.PHONY: help reports test notebooks clean
+.PHONY: help reports test notebooks badges clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -22,6 +22,16 @@ test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks ag
 
 notebooks: .venv/.stamp  ## run the committed notebooks again, in place
 	$(PY) -m nibkit notebooks
+
+badges: .venv/.stamp  ## Colab badges, first cells and form fields: make badges [OWNER/REPO]
+	$(PY) -m nibkit badges $(REPOSITORY)
+
+# In `make badges OWNER/REPO` the address is no target: do nothing for it.
+ifeq (badges,$(firstword $(MAKECMDGOALS)))
+REPOSITORY := $(wordlist 2,2,$(MAKECMDGOALS))
+$(REPOSITORY):
+	@:
+endif
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
 	rm -rf .venv build dist .pytest_cache *.egg-info

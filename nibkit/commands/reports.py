@@ -16,7 +16,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
       python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
       python -m nibkit reports --only 03_benchmark-scenes-objects --force
 
-    Parameters are those in the first code cell of a notebook. An unknown name or a value of another type is refused
+    Parameters are those in a notebook's cell tagged `parameters`. An unknown name or a value of another type is refused
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
     """
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose name begins so, such as 03")
