@@ -2,13 +2,14 @@
 
 import functools
 import inspect
-import time
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+
+from .sharing import shared, timed
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -62,7 +63,8 @@ def method(function):
     """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
 
     Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused. Inputs are
-    checked before work starts, and `info` gains the pair's share of the seconds.
+    checked before work starts, and `info` gains the pair's share of the seconds that the method takes by itself: what it
+    found computed (`sharing`) is counted in.
     """
     takes = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
@@ -77,10 +79,9 @@ def method(function):
         for tower in (clip.image, clip.text) if "layer" in options else ():
             tower.check_layer(options["layer"])
         clip.check(pixels, ids)
-        started = time.perf_counter()
-        with torch.enable_grad():  # whatever the caller has switched off
+        with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
             result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
-        result.info["seconds"] = (time.perf_counter() - started) / len(pixels)
+        result.info["seconds"] = clock.seconds / len(pixels)
         return result
 
     return run

@@ -26,6 +26,7 @@ from .attribution import COMMON
 from .claims import table as paper_table
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
+from .sharing import once, shared
 
 METRICS = list(HIGHER_IS_BETTER)
 NUMBERS = [*METRICS, "seconds", "passes"]
@@ -55,7 +56,7 @@ def run(
         it, in OUT.settings.json) are refused.
 
     Columns: dataset, pair, text, method (the label), the four metrics of `metrics.confidence` (percent points), seconds
-    (measured, per pair), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
+    (per pair, what the method takes by itself: work that methods share is done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
     cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before the work.
     """
     if batch < 1 or n_pairs < 0:
@@ -79,13 +80,14 @@ def run(
                 chunk = [dataset[k] for k in pairs[start : start + batch]]
                 todo = [label for label in plan if any((str(p.id), label) not in done for p in chunk)]
                 items = [_prepare(clip, name, pair) for pair in chunk] if todo else []
-                for label in todo:  # always the whole batch: its make-up shows in the last digits
-                    bar.set_postfix_str(label)
-                    rows = _rows(clip, items, label, *plan[label], protocol)
-                    new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
-                    _write(file, new.values(), "a")
-                    done |= new
-                    bar.update(len(new))
+                with shared():
+                    for label in todo:  # always the whole batch: its make-up shows in the last digits
+                        bar.set_postfix_str(label)
+                        rows = _rows(clip, items, label, *plan[label], protocol)
+                        new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
+                        _write(file, new.values(), "a")
+                        done |= new
+                        bar.update(len(new))
         done = {key: done[key] for key in order} | done
         _replace(file, lambda part: _write(part, done.values(), "w"))
     return pd.DataFrame([done[key] for key in order], columns=COLUMNS)
@@ -141,7 +143,7 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str) -
     if not items:
         return []
     try:
-        pixels, ids = torch.cat([item.pixels for item in items]), [item.ids for item in items]
+        pixels, ids = once((*items, "inputs"), lambda: (torch.cat([i.pixels for i in items]), [i.ids for i in items]))
         a = METHODS[name](clip, pixels, ids, **options)
         table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
         if table.isna().any(axis=None):

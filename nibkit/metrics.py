@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sharing import once
 from .towers import State
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
@@ -23,16 +24,25 @@ def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, 
     return 100 * drop.cpu().numpy(), 100.0 * (c1 > c0).cpu().numpy()
 
 
-def _without_ends(clip, ids: list[Tensor], scores: list[Tensor]) -> tuple[State, Tensor]:
-    """The paper's text input: token rows without BOS and EOS, read at the largest id, and each row's factor.
+def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
+    """The text input of a protocol, and its embedding when whole. The paper's: without BOS and EOS, read at the largest id."""
+    if protocol == "paper":
+        inner = [i[1:-1] for i in ids]
+        padded = torch.nn.utils.rnn.pad_sequence(inner, batch_first=True)
+        rows = State(clip.text.embedding[padded], torch.stack([i.argmax() for i in inner]))
+    else:
+        rows = clip.text.rows(ids)
+    return rows, clip.text.embed_rows(rows)
 
-    A token that occurs twice gets the product of its scores at both places, as in the published code.
-    """
-    inner, keep = [i[1:-1] for i in ids], [s[1:-1] for s in scores]
-    factors = [torch.stack([k[i == token].prod() for token in i]) for i, k in zip(inner, keep)]
-    pad = lambda rows: torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # noqa: E731
-    readout = torch.stack([i.argmax() for i in inner])
-    return State(clip.text.embedding[pad(inner)], readout), pad(factors)
+
+def _factors(ids: list[Tensor], scores: list[Tensor], readout: Tensor, protocol: str) -> Tensor:
+    """What multiplies each row of `_read` (B, T). The paper's: the product of its scores where a token occurs twice."""
+    if protocol == "paper":
+        inner = [(i[1:-1], s[1:-1]) for i, s in zip(ids, scores)]
+        factors = [torch.stack([s[i == token].prod() for token in i]) for i, s in inner]
+    else:
+        factors = [F.pad(s[1:n], (1, 1), value=1.0) for s, n in zip(scores, readout.tolist())]
+    return torch.nn.utils.rnn.pad_sequence(factors, batch_first=True)
 
 
 @torch.no_grad()
@@ -53,7 +63,8 @@ def confidence(
     protocol "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its scores.
     "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
     relative: divide the drop by c0 (Chattopadhay et al., 2018) instead of leaving it absolute.
-    A text without a word between BOS and EOS has no text metric: nan.
+    A text without a word between BOS and EOS has no text metric: nan. Within `sharing.shared`, the embeddings of the whole
+    pairs are computed once for all maps.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
@@ -67,20 +78,16 @@ def confidence(
         raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
-    masked = clip.embed_image(pixels * maps[:, None])
-    result = dict(zip(("image_drop", "image_increase"), _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)))
+    masked = clip.image.embed_rows(clip.image.rows(pixels * maps[:, None]))
+    changes = _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)
+    result = dict(zip(("image_drop", "image_increase"), changes))
 
     usable = [k for k, i in enumerate(ids) if len(i) > 2]
     result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
     if usable:
-        some, kept = [ids[k] for k in usable], [scores[k] for k in usable]
-        if protocol == "paper":
-            rows, factors = _without_ends(clip, some, kept)
-        else:
-            rows = clip.text.rows(some)
-            inner = [F.pad(s[1 : n - 1], (1, 1), value=1.0) for s, n in zip(kept, (rows.readout + 1).tolist())]
-            factors = torch.nn.utils.rnn.pad_sequence(inner, batch_first=True)
-        whole = clip.text.embed_rows(rows)
+        some = [ids[k] for k in usable]
+        rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
+        factors = _factors(some, [scores[k] for k in usable], rows.readout, protocol)
         scaled = clip.text.embed_rows(State(rows.tokens * factors[..., None], rows.readout))
         drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase

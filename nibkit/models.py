@@ -116,13 +116,13 @@ class Clip:
         """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised."""
         pixels = images if isinstance(images, Tensor) else self.preprocess(images)
         self.check(pixels, [torch.zeros(1, dtype=torch.int64, device=self.device)] * len(pixels))
-        return self.image.embed_rows(self.image.rows(pixels))
+        return self.image.encode(pixels)
 
     @torch.no_grad()
     def embed_text(self, texts) -> Tensor:
         """A list of id tensors, or text(s), -> embeddings (B, E), not normalised."""
         ids = self.tokenize(texts) if isinstance(texts, str) or isinstance(texts[0], str) else texts
-        return self.text.embed_rows(self.text.rows(ids))
+        return self.text.encode(ids)
 
     def similarity(self, images, texts) -> Tensor:
         """Cosine of each picture with its own text, (B,), in [-1, 1]."""

@@ -60,6 +60,13 @@ class Bottleneck:
         """F(lam Z) for pairs `rows` (N,) at `lam` (N,): forward only."""
         return torch.cat([self._similarity(*chunk) for chunk in self._chunks(lam, rows)])
 
+    @torch.no_grad()
+    def closed(self) -> Tensor:
+        """F(0) (B,), from one row: where all tokens are alike, attention hands on what is there, whatever their number."""
+        state = self.state.pick(slice(1))
+        nothing = self.tower.embed(State(torch.zeros_like(state.tokens), state.readout), self.layer)
+        return F.cosine_similarity(nothing.expand_as(self.target), self.target)
+
     def slope(self, lam: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """F(lam Z) (N,), and sum_c z dF/dz at lam Z per token (N, T): one forward and one backward per `batch_size` rows."""
         values, slopes = [], []
@@ -81,10 +88,10 @@ def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
     b, n = len(bottleneck.target), len(nodes)
     everyone = torch.arange(b, device=bottleneck.target.device)
     lam = nodes.to(bottleneck.target).repeat_interleave(b)
-    _, slopes = bottleneck.slope(lam, everyone.repeat(n))
+    values, slopes = bottleneck.slope(lam, everyone.repeat(n))
     scores = torch.einsum("n,nbt->bt", weights.to(slopes), slopes.unflatten(0, (n, b)))
-    ends = [bottleneck.value(torch.full_like(lam[:b], end), everyone) for end in (1.0, 0.0)]
-    return Path(scores, *ends, torch.full((b,), n))
+    opened = values[-b:] if nodes[-1] == 1 else bottleneck.value(torch.ones_like(lam[:b]), everyone)
+    return Path(scores, opened, bottleneck.closed(), torch.full((b,), n))
 
 
 def riemann(steps: int) -> tuple[Tensor, Tensor]:
@@ -161,8 +168,7 @@ def paths(
         raise ValueError(f"rule={rule!r} is not one of: {', '.join(RULES)}")
     towers, found = (clip.image, clip.text), []
     states = [tower.state(inputs, layer) for tower, inputs in zip(towers, (pixels, ids))]
-    with torch.no_grad():
-        embeddings = [tower.embed(state, layer) for tower, state in zip(towers, states)]
+    embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     for tower, state, target in zip(towers, states, reversed(embeddings)):
         bottleneck = Bottleneck(tower, state, layer, target, batch_size)
         if rule == "exact":

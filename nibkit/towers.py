@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .sharing import once
+
 
 def norm(module: torch.nn.LayerNorm) -> Callable:
     """The module's LayerNorm in the dtype of what it is given (OpenAI's own class computes in float32 only)."""
@@ -122,21 +124,41 @@ class Tower:
             x = block(x, self.causal)
         return State(x, state.readout)
 
+    @torch.no_grad()
     def state(self, inputs, layer: int) -> State:
-        """The state that enters block `layer`, without gradients."""
-        self.check_layer(layer)
-        if self.memory:
-            return self.memory.states(self, inputs)[layer]
-        with torch.no_grad():
-            return self.run(self.start(self.rows(inputs)), 0, layer)
+        """The state that enters block `layer`, without gradients. Within `shared`, it goes on from the highest one known."""
+        known = once((self, inputs, "layers"), set)
 
+        def make() -> State:
+            if self.memory:
+                return self.memory.states(self, inputs)[layer]
+            below = max((k for k in known if k < layer), default=None)
+            if below is None:
+                return self.run(self.start(self.rows(inputs)), 0, layer)
+            return self.run(self.state(inputs, below), below, layer)
+
+        state = once((self, inputs, self.check_layer(layer)), make)
+        known.add(layer)
+        return state
+
+    @torch.no_grad()
     def states(self, inputs) -> list[State]:
         """The state that enters each block, without gradients, all from one forward pass."""
-        with torch.no_grad():
-            states = [self.start(self.rows(inputs))]
-            for layer in range(len(self.blocks) - 1):
-                states.append(self.run(states[-1], layer, layer + 1))
+        states = [self.start(self.rows(inputs))]
+        for layer in range(len(self.blocks) - 1):
+            states.append(self.run(states[-1], layer, layer + 1))
         return states
+
+    @torch.no_grad()
+    def encode(self, inputs) -> Tensor:
+        """The whole encoder, (B, E), without gradients. Within `shared`, it goes on from the highest state known."""
+
+        def make() -> Tensor:
+            known = range(len(self.blocks)) if self.memory else once((self, inputs, "layers"), set)
+            layer = max(known, default=0)
+            return self.embed(self.state(inputs, layer), layer)
+
+        return once((self, inputs, "embedding"), make)
 
     def embed(self, state: State, layer: int) -> Tensor:
         """Run the rest of the encoder on a state that enters block `layer`: the embedding (B, E), not normalised."""
@@ -181,12 +203,12 @@ class TextTower(Tower):
 
 
 class Memory:
-    """Keeps the states of the last `size` inputs of a CLIP's towers: one forward pass for all layers and all methods.
+    """Keeps the states of the last `size` inputs of a CLIP's towers: one forward pass for all layers, call after call.
 
         with Memory(clip):
             maps = {name: method(clip, pixels, ids) for name, method in METHODS.items()}
 
-    Inputs are told apart by their values. `passes` counts the forward passes made. Leaving the block takes it off the
+    Inputs are told apart by their values, unlike those of `sharing.shared`, which ends with its batch. `passes` counts the forward passes made. Leaving the block takes it off the
     towers; what it holds stays, for the next time it is on.
     """
 

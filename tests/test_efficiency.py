@@ -80,10 +80,10 @@ def test_options_reach_the_loops(calls):
 
 
 def test_nibkit_shares(calls):
-    """NIB, ours: one pass for state and target, ten steps in one batch, and the path's two ends."""
+    """NIB, ours: one pass for state and target, ten steps in one batch (the last of them is the open end), and the closed end."""
     log = calls("nib", "nibkit")
     whole = efficiency.whole_encoders(log)
-    np.testing.assert_allclose(whole.loc["image"], [1 + 10 / 4 + 2 / 4, 10 / 4, 1 + 1 / 4 + 2 / 4, 1 / 4])
+    np.testing.assert_allclose(whole.loc["image"], [1 + 10 / 4 + 1 / 4, 10 / 4, 1 + 1 / 4 + 1 / 4, 1 / 4])
     assert set(log.stage) == {"explanation"}
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
+from ..sharing import once
 from ..towers import State, Tower, ragged
 
 
@@ -46,15 +47,38 @@ def explain(
     `state` enters block `layer`, a number or a rule for each tower; `target` (B, E) is the other encoder's embedding
     of the same pair. Raw scores, signed, CLS dropped.
     """
+    return _packed(clip, ids, *_each(clip, pixels, ids, score, layer, batch_size))
+
+
+def explain_by_attention(clip, pixels: Tensor, ids: list[Tensor], score: Callable, batch_size: int) -> Attribution:
+    """Both encoders by score(P, G) -> (B, T): the readout's attention in the last block and d cosine / d P, (B, heads, T).
+
+    Methods that differ in `score` alone share these two within `shared`.
+    """
+
+    def measure(tower, state, layer, target):
+        [block] = attention(tower, state, layer, target)
+        everyone = torch.arange(len(target), device=target.device)
+        return torch.stack([x[everyone, :, state.readout] for x in (block.probabilities, block.gradient)], 1)
+
+    key = clip.image, clip.text, pixels, ids, "readout's attention", batch_size
+    found = once(key, lambda: _each(clip, pixels, ids, measure, last, batch_size))
+    return _packed(clip, ids, *(score(*side.unbind(1)) for side in found))
+
+
+def _each(clip, pixels, ids, measure, layer, batch_size) -> list[Tensor]:
+    """measure(tower, state, layer, target) of both encoders, in parts of at most `batch_size` pairs."""
     towers, parts = (clip.image, clip.text), torch.arange(len(pixels), device=clip.device).split(batch_size)
     layers = [layer(tower) if callable(layer) else layer for tower in towers]
     states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
-    with torch.no_grad():
-        embeddings = [tower.embed(state, layer) for tower, state, layer in zip(towers, states, layers)]
-    image, text = (
-        torch.cat([score(tower, state.pick(part), layer, target[part]) for part in parts])
+    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
+    return [
+        torch.cat([measure(tower, state.pick(part), layer, target[part]) for part in parts])
         for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings))
-    )
+    ]
+
+
+def _packed(clip, ids: list[Tensor], image: Tensor, text: Tensor) -> Attribution:
     patches = clip.image.patches(image).float().cpu().numpy()
     info = pd.DataFrame({"passes": np.ones(len(ids), int)})
     return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)

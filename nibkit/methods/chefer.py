@@ -12,7 +12,7 @@ Chefer et al. (ICCV 2021) roll this out over all blocks; the published baseline 
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ._gradient import at_readout, attention, explain, last
+from ._gradient import explain_by_attention
 
 
 @method
@@ -23,9 +23,4 @@ def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> 
     code scales them by the temperature, which its min-max removes). batch_size: pairs at once; bounds memory. info:
     passes.
     """
-
-    def score(tower, state, layer, target):
-        [block] = attention(tower, state, layer, target)
-        return at_readout((block.gradient * block.probabilities).clamp(min=0).mean(1), state)
-
-    return explain(clip, pixels, ids, score, last, batch_size)
+    return explain_by_attention(clip, pixels, ids, lambda p, g: (g * p).clamp(min=0).mean(1), batch_size)

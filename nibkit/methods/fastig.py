@@ -12,7 +12,7 @@ Input x gradient proper is `xgrad`.
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ._gradient import at_readout, attention, explain, last
+from ._gradient import explain_by_attention
 
 
 @method
@@ -22,9 +22,4 @@ def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
     token speaks for the match. batch_size: pairs at once; bounds memory. info: passes.
     """
-
-    def score(tower, state, layer, target):
-        [block] = attention(tower, state, layer, target)
-        return at_readout((block.gradient * block.probabilities).mean(1), state)
-
-    return explain(clip, pixels, ids, score, last, batch_size)
+    return explain_by_attention(clip, pixels, ids, lambda p, g: (g * p).mean(1), batch_size)

@@ -101,17 +101,16 @@ def m2ib(
     starts = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]
     for _ in range(steps):  # a pair's one stream serves the picture first: the text's part begins behind that
         torch.randn(samples, places, clip.image.width, generator=starts[1])
-    images, texts = [], []
-    for part in torch.arange(len(ids)).split(max(1, batch_size // samples)):
-        states = [tower.state(x, layer + 1) for tower, x in zip(towers, (pixels[part], [ids[k] for k in part]))]
-        with torch.no_grad():
-            embeddings = [tower.embed(state, layer + 1) for tower, state in zip(towers, states)]
-        lengths = [places] * len(part), (states[1].readout + 1).tolist()
-        for tower, state, target, n, rng, scores in zip(
-            towers, states, embeddings[::-1], lengths, starts, (images, texts)
-        ):
-            noise = Noise(rng, n, samples, tower.width)
-            scores.extend(optimise(tower, state, layer + 1, target, noise, steps - 1, beta, lr))
+    states = [tower.state(x, layer + 1) for tower, x in zip(towers, (pixels, ids))]
+    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
+    everyone, images, texts = [places] * len(ids), [], []
+    for tower, state, target, lengths, rng, scores in zip(
+        towers, states, embeddings[::-1], (everyone, (states[1].readout + 1).tolist()), starts, (images, texts)
+    ):
+        for part in torch.arange(len(ids)).split(max(1, batch_size // samples)):
+            noise = Noise(rng, [lengths[k] for k in part], samples, tower.width)
+            some = State(state.tokens[part, : max(noise.lengths)], state.readout[part])
+            scores.extend(optimise(tower, some, layer + 1, target[part], noise, steps - 1, beta, lr))
     info = pd.DataFrame({"passes": np.full(len(ids), (steps - 1) * samples)})
     patches = clip.image.patches(torch.stack(images)).float().cpu().numpy()
     return Attribution(patches, as_arrays(ragged(texts, ids)), clip.image.size, info)

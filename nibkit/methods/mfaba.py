@@ -47,9 +47,9 @@ def mfaba(
     info: passes, gradient passes through each whole encoder: steps.
     """
     towers = clip.image, clip.text
+    embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     with torch.no_grad():
         rows = [tower.rows(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-        embeddings = [tower.embed_rows(r) for tower, r in zip(towers, rows)]
     same = None
     if protocol == "paper":
         read = [i[: end + 1] for i, end in zip(ids, rows[1].readout.tolist())]

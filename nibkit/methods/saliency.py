@@ -11,7 +11,7 @@ The saliency map of Simonyan et al. (2014) is |dc / d pixel|; the NIB paper's co
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ._gradient import at_readout, attention, explain, last
+from ._gradient import explain_by_attention
 
 
 @method
@@ -21,9 +21,4 @@ def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention:
     they say how much a token matters, not for or against. batch_size: pairs at once; bounds memory. info: passes.
     """
-
-    def score(tower, state, layer, target):
-        [block] = attention(tower, state, layer, target)
-        return at_readout(block.gradient.abs().mean(1), state)
-
-    return explain(clip, pixels, ids, score, last, batch_size)
+    return explain_by_attention(clip, pixels, ids, lambda p, g: g.abs().mean(1), batch_size)

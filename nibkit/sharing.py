@@ -1,0 +1,103 @@
+"""One computation for all methods that explain the same pairs: states, embeddings, the last block's attention.
+
+    with shared():
+        maps = [METHODS[name](clip, pixels, ids) for name in ("nib", "m2ib", "gradcam")]
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+@dataclass
+class _Known:
+    value: Any
+    key: tuple  # kept: an id is that of one object only as long as the object lives
+    seconds: float  # its own, without what it in turn asked for
+    used: set  # it and all it asked for
+
+
+@dataclass
+class _Frame:
+    """What is being computed: what it has asked for, and the seconds that went there."""
+
+    used: set = field(default_factory=set)
+    elsewhere: float = 0.0
+
+
+@dataclass
+class _Memo:
+    known: dict[tuple, _Known] = field(default_factory=dict)
+    frames: list[_Frame] = field(default_factory=lambda: [_Frame()])
+
+
+_memo: ContextVar[_Memo | None] = ContextVar("nibkit.sharing", default=None)
+
+
+@contextmanager
+def shared() -> Iterator[None]:
+    """While it is open, what is asked again about the same inputs is not computed again.
+
+    Inputs are the same if they are the same objects, so they must not be changed meanwhile. Every method opens one for
+    itself; only the outermost counts, and nothing is kept behind it. Results are those without it, bit for bit, where
+    what is shared was computed in the same batch. A thread has its own.
+    """
+    if _memo.get() is not None:
+        yield
+        return
+    token = _memo.set(_Memo())
+    try:
+        yield
+    finally:
+        _memo.reset(token)
+
+
+def once(key: tuple, make: Callable[[], Any]) -> Any:
+    """make(), or what it returned within `shared` for the same key: names and numbers by value, all else by identity."""
+    memo = _memo.get()
+    if memo is None:
+        return make()
+    place = tuple(part if isinstance(part, (int, str)) else id(part) for part in key)
+    if place not in memo.known:
+        memo.frames.append(_Frame({place}))
+        started = _now()
+        try:
+            value = make()
+        finally:
+            frame = memo.frames.pop()
+        seconds = _now() - started
+        memo.frames[-1].elsewhere += seconds
+        memo.known[place] = _Known(value, key, seconds - frame.elsewhere, frame.used)
+    memo.frames[-1].used |= memo.known[place].used
+    return memo.known[place].value
+
+
+@dataclass
+class Clock:
+    seconds: float = float("nan")
+
+
+@contextmanager
+def timed() -> Iterator[Clock]:
+    """Within `shared`: the seconds of the body as if nothing had been known before, once it has ended."""
+    memo, clock = _memo.get(), Clock()
+    before = dict(memo.known)
+    memo.frames.append(_Frame())
+    started = _now()
+    try:
+        yield clock
+    finally:
+        frame = memo.frames.pop()
+        clock.seconds = _now() - started + sum(before[place].seconds for place in frame.used & before.keys())
+
+
+def _now() -> float:
+    """Seconds, with what a GPU still had to do."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
