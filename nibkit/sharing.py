@@ -31,26 +31,28 @@ class _Frame:
 
 
 @dataclass
-class _Memo:
+class Memo:
+    """What is known about some inputs; it holds on to them. `shared(memo)` goes on where an earlier one with it ended."""
+
     known: dict[tuple, _Known] = field(default_factory=dict)
     frames: list[_Frame] = field(default_factory=lambda: [_Frame()])
 
 
-_memo: ContextVar[_Memo | None] = ContextVar("nibkit.sharing", default=None)
+_memo: ContextVar[Memo | None] = ContextVar("nibkit.sharing", default=None)
 
 
 @contextmanager
-def shared() -> Iterator[None]:
+def shared(memo: Memo | None = None) -> Iterator[None]:
     """While it is open, what is asked again about the same inputs is not computed again.
 
     Inputs are the same if they are the same objects, so they must not be changed meanwhile. Every method opens one for
-    itself; only the outermost counts, and nothing is kept behind it. Results are those without it, bit for bit, where
+    itself; only the outermost counts, and nothing is kept behind it but in the `memo` it was given. Results are those without it, bit for bit, where
     what is shared was computed in the same batch. A thread has its own.
     """
     if _memo.get() is not None:
         yield
         return
-    token = _memo.set(_Memo())
+    token = _memo.set(memo or Memo())
     try:
         yield
     finally:

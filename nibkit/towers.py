@@ -4,8 +4,6 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .sharing import once
+from .sharing import once, shared
 
 
 def norm(module: torch.nn.LayerNorm) -> Callable:
@@ -99,7 +97,6 @@ class Tower:
     blocks: list[Block]
     width: int
     causal: bool = False
-    memory: "Memory | None" = None  # answers `state` while one is on
 
     def rows(self, inputs) -> State:
         raise NotImplementedError
@@ -130,8 +127,6 @@ class Tower:
         known = once((self, inputs, "layers"), set)
 
         def make() -> State:
-            if self.memory:
-                return self.memory.states(self, inputs)[layer]
             below = max((k for k in known if k < layer), default=None)
             if below is None:
                 return self.run(self.start(self.rows(inputs)), 0, layer)
@@ -141,21 +136,17 @@ class Tower:
         known.add(layer)
         return state
 
-    @torch.no_grad()
     def states(self, inputs) -> list[State]:
         """The state that enters each block, without gradients, all from one forward pass."""
-        states = [self.start(self.rows(inputs))]
-        for layer in range(len(self.blocks) - 1):
-            states.append(self.run(states[-1], layer, layer + 1))
-        return states
+        with shared():
+            return [self.state(inputs, layer) for layer in range(len(self.blocks))]
 
     @torch.no_grad()
     def encode(self, inputs) -> Tensor:
         """The whole encoder, (B, E), without gradients. Within `shared`, it goes on from the highest state known."""
 
         def make() -> Tensor:
-            known = range(len(self.blocks)) if self.memory else once((self, inputs, "layers"), set)
-            layer = max(known, default=0)
+            layer = max(once((self, inputs, "layers"), set), default=0)
             return self.embed(self.state(inputs, layer), layer)
 
         return once((self, inputs, "embedding"), make)
@@ -200,44 +191,6 @@ class TextTower(Tower):
 
     def start(self, rows: State) -> State:
         return State(rows.tokens + self.positions[: rows.tokens.shape[1]], rows.readout)
-
-
-class Memory:
-    """Keeps the states of the last `size` inputs of a CLIP's towers: one forward pass for all layers, call after call.
-
-        with Memory(clip):
-            maps = {name: method(clip, pixels, ids) for name, method in METHODS.items()}
-
-    Inputs are told apart by their values, unlike those of `sharing.shared`, which ends with its batch. `passes` counts the forward passes made. Leaving the block takes it off the
-    towers; what it holds stays, for the next time it is on.
-    """
-
-    def __init__(self, clip, size: int = 16):
-        self.towers, self.size, self.passes = (clip.image, clip.text), size, 0
-        self._kept: OrderedDict[bytes, list[State]] = OrderedDict()
-
-    def __enter__(self) -> "Memory":
-        for tower in self.towers:
-            tower.memory = self
-        return self
-
-    def __exit__(self, *error) -> None:
-        for tower in self.towers:
-            tower.memory = None
-
-    def states(self, tower: Tower, inputs) -> list[State]:
-        """`tower.states(inputs)`, remembered."""
-        key = hashlib.sha1(tower.name.encode())
-        for x in inputs:  # a picture's pixels, or a text's ids
-            key.update(str(tuple(x.shape)).encode())
-            key.update(x.detach().cpu().contiguous().numpy())
-        if (key := key.digest()) not in self._kept:
-            self._kept[key] = tower.states(inputs)
-            self.passes += 1
-            if len(self._kept) > self.size:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(key)
-        return self._kept[key]
 
 
 def ragged(scores: Tensor, ids: list[Tensor]) -> list[Tensor]:

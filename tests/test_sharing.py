@@ -131,3 +131,20 @@ def test_seconds_count_what_others_computed(monkeypatch):
     with shared():
         assert [seconds(b), seconds(b), seconds(a, b), seconds(c), seconds(c, a), seconds()] == [3.5, 3.5, 3.5, 7.5, 7.5, 0.5]
     assert now[0] == 7 + 6 * 0.5
+
+
+def test_a_memo_goes_on_where_it_ended(golden_clip, golden_pair, blocks_run):
+    pixels, ids = golden_pair
+    alone = nibkit.METHODS["nib"](golden_clip, pixels, ids, layer=3)
+    memo = sharing.Memo()
+    with shared(memo):
+        golden_clip.image.states(pixels), golden_clip.text.states(ids)
+        golden_clip.similarity(pixels, ids)
+    blocks_run.clear()
+    with shared(memo):
+        golden_clip.image.state(pixels, 3), golden_clip.text.state(ids, 2)
+        golden_clip.similarity(pixels, ids)
+        assert not blocks_run
+        again = nibkit.METHODS["nib"](golden_clip, pixels, ids, layer=3)
+    assert (again.image == alone.image).all() and (again.text[0] == alone.text[0]).all()
+    assert sharing._memo.get() is None

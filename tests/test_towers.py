@@ -12,7 +12,6 @@ from clip.model import CLIP
 import nibkit
 from nibkit import models
 from nibkit.backends import transformers as transformers_backend
-from nibkit.towers import Memory
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["a dog", "a photo of a cat and a dog on grass", "owl", "two boats, a bus and a very long red train", "a", "b c", "d", "e f"]
@@ -145,46 +144,3 @@ def test_wrong_inputs_are_a_sentence(pixels, ids, sentence):
 def test_a_long_text_is_a_sentence():
     with pytest.raises(ValueError, match="has 92 tokens; this model reads at most 77: shorten it"):
         openai_clip().tokenize("word " * 90)
-
-
-def test_memory_runs_an_input_once_and_gives_the_very_states():
-    clip = openai_clip()
-    pixels, ids = torch.randn(2, 3, 64, 64), clip.tokenize(TEXTS[:2])
-    both = (clip.image, pixels), (clip.text, ids)
-    want = [[tower.state(x, layer).tokens for layer in range(len(tower.blocks))] for tower, x in both]
-    with Memory(clip) as memory:
-        for (tower, x), states in zip(both, want):
-            assert all(torch.equal(tower.state(x, layer).tokens, state) for layer, state in enumerate(states))
-        assert memory.passes == 2
-        clip.image.state(pixels.clone(), 3)  # the same values
-        assert memory.passes == 2
-        clip.image.state(pixels[:1], 3)
-        clip.text.state(ids[::-1], 3)
-        assert memory.passes == 4
-        with pytest.raises(ValueError, match=r"layer=8 is not in 0\.\.7 of this 8-block image tower"):
-            clip.image.state(pixels, 8)
-    clip.image.state(pixels, 3)
-    assert memory.passes == 4 and clip.image.memory is clip.text.memory is None
-
-
-def test_memory_forgets_what_was_asked_for_longest_ago():
-    clip = openai_clip()
-    a, b, c = torch.randn(3, 1, 3, 64, 64)
-    with Memory(clip, size=2) as memory:
-        for pixels in (a, b, a, c, a):  # c drives b out
-            clip.image.state(pixels, 0)
-        assert memory.passes == 3
-        clip.image.state(b, 0)
-        assert memory.passes == 4
-
-
-def test_methods_agree_with_and_without_a_memory(scenes):
-    pair = nibkit.data.load("cat-and-dog")[0]
-    pixels, ids = scenes.preprocess(pair.image), scenes.tokenize(pair.text)
-    memory = Memory(scenes)
-    for name in ("nib", "m2ib", "gradcam", "chefer", "legrad"):
-        alone = nibkit.explain(scenes, pair.image, pair.text, name)
-        with memory:
-            kept = nibkit.METHODS[name](scenes, pixels, ids)
-        assert (kept.image == alone.image).all() and (kept.text[0] == alone.text[0]).all(), name
-    assert memory.passes == 2
