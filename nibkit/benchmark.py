@@ -218,8 +218,8 @@ def _measured(rows: pd.DataFrame) -> pd.Series:
     return rows[METRICS].notna().all(axis=1)
 
 
-def _intervals(values: np.ndarray, level: float, resamples: int, seed: int) -> np.ndarray:
-    """Percentile bootstrap of the mean over axis 0: (2, columns). Methods of equal n share their draws of pairs."""
+def intervals(values: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Percentile bootstrap of the mean over axis 0: (2, columns). Columns of equal n share their draws of rows."""
     n = len(values)
     if not n:
         return np.full((2, values.shape[1]), np.nan)
@@ -237,7 +237,7 @@ def summary(
     def row(group: pd.DataFrame) -> dict:
         good = group[_measured(group)]
         result = {"n": len(good), "failures": len(group) - len(good)}
-        low, high = _intervals(good[METRICS].to_numpy(float), level, resamples, seed)
+        low, high = intervals(good[METRICS].to_numpy(float), level, resamples, seed)
         for k, metric in enumerate(METRICS):
             result |= {metric: good[metric].mean(), f"{metric}_low": low[k], f"{metric}_high": high[k]}
         return result | {"pairs_per_second": 1 / good.seconds.mean(), "passes": good.passes.mean()}
@@ -270,7 +270,7 @@ def compare(
             test, p = "McNemar", stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
         else:
             test, p = "Wilcoxon", stats.wilcoxon(difference).pvalue if wins + losses else 1.0
-        mean, (low, high) = difference.mean(), _intervals(difference[:, None], level, resamples, seed)[:, 0]
+        mean, (low, high) = difference.mean(), intervals(difference[:, None], level, resamples, seed)[:, 0]
         table[metric] = {
             "runner_up": runner_up, "n": len(difference), "difference": mean, "low": low, "high": high,
             "better": bool(mean > 0 if higher else mean < 0), "p": p, "test": test,
