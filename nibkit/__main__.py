@@ -1,10 +1,12 @@
 """nibkit on the command line: explanations of CLIP by the Narrowing Information Bottleneck, and their reports.
 
 examples:
+  python -m nibkit explain photo.jpg "a dog" --out map.png
+                                           what in a photo and in a text speaks for their match
   python -m nibkit reports                 make every report that is not up to date
   python -m nibkit reports --help          what a command does, with more examples
 
-Exit codes: 0 done, 1 something failed while running, 2 the command was not understood; nothing was run.
+Exit codes: 0 done, 1 something failed while running, 2 the command or its input was refused; nothing was run.
 """
 
 import argparse

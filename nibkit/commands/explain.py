@@ -1,0 +1,132 @@
+import argparse
+import json
+from pathlib import Path
+
+from . import Run
+
+DRAWN = (".png", ".svg", ".pdf")
+
+
+def command(parser: argparse.ArgumentParser) -> Run:
+    """score a photo's patches and a text's words: what speaks for their match, and what against it
+
+    Prints each text's cosine with the photo and its words with their scores, in thousandths of cosine: positive for the
+    match, negative against it. --out draws them; red is for the match, blue against it.
+
+    examples:
+      python -m nibkit explain photo.jpg "a dog"                                 scores of the words
+      python -m nibkit explain photo.jpg "a dog" "a cat" --out map.png           and a picture, a row for each text
+      python -m nibkit explain photo.jpg "a dog" --out map.png --boxes           with boxes around what the map marks
+      python -m nibkit explain photo.jpg "a dog" --method m2ib --layer 6         another method, another layer
+      python -m nibkit explain photo.jpg "a dog" --model ViT-B/32 --json -       all scores as JSON, on the screen
+
+    The model sees a square picture: a photo is shrunk and cut to it first, and boxes are in pixels of that picture.
+    The bundled model, scenes, knows drawn objects only; give real photos to a real CLIP.
+    """
+    parser.add_argument("photo", metavar="PHOTO", help="path of a picture: PNG, JPEG, ...")
+    parser.add_argument("texts", metavar="TEXT", nargs="+", help='a caption, such as "a dog"')
+    parser.add_argument("--method", default="nib", metavar="NAME", help="nib (default), m2ib, rise, gradcam, ...")
+    parser.add_argument("--layer", type=int, default=9, metavar="L", help="the state that enters this block is explained (9)")
+    parser.add_argument("--model", default="scenes", metavar="NAME", help="what nibkit.load knows (default scenes)")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps")
+    parser.add_argument("--boxes", action="store_true", help="boxes around what the map marks (Otsu's threshold), largest first")
+    parser.add_argument("--out", metavar="FILE", help="draw the maps into this file: .png, .svg or .pdf")
+    parser.add_argument("--json", metavar="FILE", help="write all scores into this file; - for the screen")
+
+    def run(args: argparse.Namespace) -> int:
+        import nibkit
+
+        photo = nibkit.data._read_rgb(Path(args.photo))
+        _check(args, nibkit.METHODS)
+        try:
+            clip = nibkit.load(args.model, args.device)
+        except (OSError, ImportError, RuntimeError) as error:  # no weights, no package, no such device
+            raise ValueError(str(error)) from error
+        found = nibkit.explain(clip, photo, args.texts, args.method, layer=args.layer)
+        facts = _facts(clip, photo, args.texts, found, args.boxes)
+        if args.out:
+            _draw(args.out, clip, photo, found, facts)
+        if args.json != "-":
+            for fact in facts:
+                print(_sentences(fact))
+        if args.json:
+            head = {"photo": args.photo, "model": clip.name, "method": args.method, "layer": args.layer, "size": found.size}
+            text = json.dumps(head | {"texts": facts}, indent=1, ensure_ascii=False)
+            print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
+        return 0
+
+    return run
+
+
+def _check(args: argparse.Namespace, methods: dict) -> None:
+    """Refuse, before a model is loaded, what could only fail at the end."""
+    if args.method not in methods:
+        raise ValueError(f"method {args.method!r} is not one of: {', '.join(methods)}")
+    for text in args.texts:
+        if not text.strip():
+            raise ValueError('a text is empty; give a caption such as "a dog"')
+    if args.out and Path(args.out).suffix not in DRAWN:
+        raise ValueError(f"--out {args.out} does not end in one of: {', '.join(DRAWN)}")
+    for file in (args.out, args.json):
+        if file and not Path(file).parent.is_dir():
+            raise ValueError(f"there is no folder {Path(file).parent} for {Path(file).name}; make it first")
+
+
+def _facts(clip, photo, texts: list[str], found, with_boxes: bool) -> list[dict]:
+    """What was found, text by text, as JSON has it. Where the method integrates a path, F(0) and gap belong to it."""
+    from ..attribution import words
+    from ..maps import boxes
+
+    facts, heatmaps = [], found.heatmap()
+    ids, info = clip.tokenize(texts), json.loads(found.info.to_json(orient="records"))  # NaN becomes null
+    for k, cosine in enumerate(clip.similarity([photo] * len(texts), texts).tolist()):
+        sides = {
+            "image": {"scores": found.image[k].tolist()},
+            "text": {"tokens": clip.decode(ids[k]), "scores": found.text[k].tolist()},
+        }
+        for side in sides:
+            if f"change_{side}" in info[k]:
+                sides[side] |= {"F(0)": cosine - info[k].pop(f"change_{side}"), "gap": info[k].pop(f"gap_{side}")}
+        fact = {"caption": texts[k], "F(Z)": cosine, "words": words(clip, ids[k], found.text[k])} | sides | {"info": info[k]}
+        facts.append(fact | ({"boxes": boxes(heatmaps[k])} if with_boxes else {}))
+    return facts
+
+
+def _sentences(fact: dict) -> str:
+    patches = [score for row in fact["image"]["scores"] for score in row]
+    lines = [
+        f"{fact['caption']}: cosine {fact['F(Z)']:.3f}",
+        "  words    " + "  ".join(f"{word} {1000 * score:+.1f}" for word, score in fact["words"]),
+        f"  patches  from {1000 * min(patches):+.1f} to {1000 * max(patches):+.1f}",
+    ]
+    if "gap" in fact["image"]:
+        for side in ("image", "text"):
+            change = fact["F(Z)"] - fact[side]["F(0)"]
+            lines.append(f"  {side:<8} scores should add up to {1000 * change:+.1f}, gap {1000 * fact[side]['gap']:.1f}")
+    if "boxes" in fact:
+        lines.append("  boxes    " + ("  ".join(str(box) for box in fact["boxes"]) or "none: the map is flat"))
+    return "\n".join(lines)
+
+
+def _draw(file: str, clip, photo, found, facts: list[dict]) -> None:
+    """A row for each text: the picture that the model saw, its map, its words."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from .. import plots
+
+    picture, maps = plots.as_picture(clip.preprocess(photo)[0]), 1000 * found.signed_map()
+    limits = abs(maps).max(), max((abs(score) for fact in facts for _, score in fact["words"]), default=0)
+    fig, rows = plt.subplots(
+        len(facts), 3, figsize=(11, 3.4 * len(facts)), width_ratios=(3, 3.4, 5), squeeze=False, layout="constrained"
+    )
+    for axes, fact, scores in zip(rows, facts, maps):
+        plots.picture(axes[0], picture, fact["caption"])
+        plots.overlay(axes[1], picture, scores, limits[0], unit="thousandths of cosine / patch")
+        plots.text(axes[2], fact["words"], limits[1], title=f"cosine {fact['F(Z)']:.3f}")
+        for x0, y0, x1, y1 in fact.get("boxes", []):
+            axes[0].add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow", lw=2))
+    fig.savefig(file)
+    plt.close(fig)
