@@ -1,12 +1,10 @@
-"""Drawn aerial scenes, and pairs from a CSV file."""
+"""Drawn aerial scenes."""
 
 import pickle
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from nibkit import data
 from nibkit.scenes import aerial
 
 
@@ -56,58 +54,3 @@ def test_unknown_part():
 
 
 # --- pairs from a CSV file
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "pictures").mkdir()
-    for k, (mode, suffix) in enumerate([("RGB", "png"), ("L", "png"), ("RGBA", "png"), ("RGB", "jpg")]):
-        Image.new(mode, (8 + k, 8), 40 * k if mode == "L" else None).save(tmp_path / f"pictures/{k}.{suffix}")
-    rows = ["image,text,split", "pictures/0.png,a field,val", 'pictures/1.png,"a river, and a field",val']
-    rows += ["pictures/2.png,a house .,val", "pictures/3.jpg,ein Flußufer,val"]
-    (tmp_path / "pairs.csv").write_text("\n".join(rows), encoding="utf-8-sig")
-    return tmp_path
-
-
-def test_a_csv_file_lists_its_pairs(folder):
-    pairs = data.load_csv(folder / "pairs.csv")
-    assert (pairs.name, len(pairs)) == ("pairs", 4)
-    assert [p.text for p in pairs] == ["a field", "a river, and a field", "a house .", "ein Flußufer"]
-    assert [p.id for p in pairs] == [f"pairs/{k:04d}" for k in range(4)]
-    assert [(p.image.mode, p.image.width) for p in pairs] == [("RGB", 8), ("RGB", 9), ("RGB", 10), ("RGB", 11)]
-    assert pairs[0].masks == {} and pairs[0].words == {}
-
-
-def test_a_missing_picture_raises_only_when_opened(folder):
-    (folder / "pictures/1.png").unlink()
-    (folder / "pictures/2.png").write_bytes(b"<html>")
-    pairs = data.load_csv(str(folder / "pairs.csv"))
-    assert pairs[0].image.size == (8, 8)
-    for k in (1, 2):
-        with pytest.raises(data.DataError, match=f"{k}.png cannot be read as a picture"):
-            _ = pairs[k].image
-
-
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        ("file_path,caption\na.png,b", "has no column 'image', only file_path, caption; it needs image and text"),
-        ("image,caption\na.png,b", "has no column 'text'"),
-        ("", "has no column 'image', only none"),
-        ("image,text\na.png,b\nc.png", "row 2 has no text; fill it in"),
-        ("image,text\n,b", "row 1 has no image; fill it in"),
-        ("image,text\n../a.png,b", "row 1 names '../a.png', outside the CSV's folder"),
-        ("image,text\nx/../../a.png,b", "outside the CSV's folder"),
-        ("image,text\n/a.png,b", "row 1 names '/a.png', outside the CSV's folder"),
-        (b"image,text\n\xff\xfe,b", "cannot be read as a CSV file"),
-    ],
-)
-def test_a_bad_csv_file_is_refused_before_work_starts(tmp_path, content, message):
-    (tmp_path / "bad.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(data.DataError, match=message):
-        data.load_csv(tmp_path / "bad.csv")
-
-
-def test_no_csv_file(tmp_path):
-    with pytest.raises(data.DataError, match="none.csv cannot be read as a CSV file"):
-        data.load_csv(tmp_path / "none.csv")

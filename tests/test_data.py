@@ -1,12 +1,16 @@
-"""nibkit.data: the bundled sets as sequences of pairs."""
+"""nibkit.data: the bundled sets, the layouts on disk, the hub, and what becomes of broken pictures."""
 
+import csv
+import json
 import pickle
 
+import datasets as hugging_face
 import numpy as np
 import pytest
 from PIL import Image
 
 from nibkit import data
+from nibkit.data import hub, pictures
 from nibkit.scenes import datasets, world
 
 
@@ -76,7 +80,6 @@ def test_a_broken_picture_raises_only_when_opened(tmp_path, monkeypatch, broken)
     monkeypatch.setattr(data, "bundled", lambda _: tmp_path / "objects")
     pairs = data.load("scenes-objects")
     assert pairs[0].image.size == (224, 224)
-    assert list(pairs[1].masks) == ["dog"]
     with pytest.raises(data.DataError, match="0001.webp cannot be read as a picture: "):
         _ = pairs[1].image
 
@@ -89,3 +92,374 @@ def test_a_broken_mask_raises_only_when_opened(tmp_path, monkeypatch):
     assert isinstance(pair.image, Image.Image)
     with pytest.raises(data.DataError, match="0000.png cannot be read"):
         _ = pair.masks
+
+
+# --- layouts on disk ---------------------------------------------------------------------------------------------
+
+
+def picture(path, colour=0, size=(8, 6)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (colour, 0, 0)).save(path)
+
+
+def write_csv(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def reds(pairs):
+    return [p.image.getpixel((0, 0))[0] for p in pairs]
+
+
+def test_conceptual_captions_as_the_authors_have_it(tmp_path):
+    for k in range(2):
+        picture(tmp_path / f"cc_images/{k}.png", 50 * k)
+    rows = ["caption", "file_path"], ["a man", "cc_images/1.png"], ["ein Flußufer, <b>", "cc_images/0.png"]
+    pairs = data.load(str(write_csv(tmp_path / "cc.csv", *rows)))
+    assert (pairs.name, len(pairs), pairs[1].id) == ("conceptual_captions", 2, "conceptual_captions/0001")
+    assert [p.text for p in pairs] == ["a man", "ein Flußufer, <b>"]
+    assert reds(pairs) == [50, 0]
+    assert pairs[0].masks == {} and pairs[0].words == {} and pairs[0].captions == ()
+
+
+@pytest.mark.parametrize("place", ["images", "", "Flicker8k_Dataset"])
+def test_flickr8k_as_the_authors_have_it(tmp_path, place):
+    picture(tmp_path / place / "1.png", 9)
+    prefix = "images/" if place == "images" else ""  # the list may say so, or not
+    content = [{"image": f"{prefix}1.png", "caption": ["a dog .", "a cat ."]}, {"image": "2.png", "caption": "a cow"}]
+    (tmp_path / "en_val.json").write_text(json.dumps(content))
+    pairs = data.load(tmp_path)
+    assert (pairs.name, len(pairs)) == ("flickr8k", 2)
+    assert (pairs[0].text, pairs[0].captions) == ("a dog .", ("a dog .", "a cat ."))
+    assert (pairs[1].text, pairs[1].captions) == ("a cow", ())
+    assert reds(pairs[:1]) == [9]
+
+
+def tiny_imagenet(folder, sorted_into_folders):
+    classes = {"n02": range(7), "n01": [12, 9, 10]}
+    (folder / "val/images").mkdir(parents=True)
+    (folder / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tox\nn03\tunused\n")
+    notes = []
+    for wnid, numbers in classes.items():
+        for n in numbers:
+            where = f"val/{wnid}/images" if sorted_into_folders else "val/images"
+            picture(folder / where / f"val_{n}.JPEG", n)
+            notes.append(f"val_{n}.JPEG\t{wnid}\t0\t0\t62\t62")
+    if not sorted_into_folders:
+        (folder / "val/val_annotations.txt").write_text("\n".join(notes) + "\n")
+
+
+@pytest.mark.parametrize("sorted_into_folders", [False, True])
+def test_tiny_imagenet_takes_the_first_five_of_each_class(tmp_path, sorted_into_folders):
+    tiny_imagenet(tmp_path / "tiny-imagenet-200", sorted_into_folders)
+    pairs = data.load(tmp_path / "tiny-imagenet-200")
+    assert pairs.name == "tiny-imagenet"
+    assert [p.id.split("_")[1] for p in pairs] == ["10", "12", "9", "0", "1", "2", "3", "4"]
+    assert [p.text for p in pairs] == ["a photo of a goldfish, Carassius auratus"] * 3 + ["a photo of a ox"] * 5
+    assert pairs[0].image.size == (8, 6)
+
+
+def test_tiny_imagenet_without_a_word_or_without_val(tmp_path):
+    tiny_imagenet(tmp_path, False)
+    (tmp_path / "words.txt").write_text("n01\tgoldfish\n")
+    with pytest.raises(data.DataError, match="words.txt has no line for n02"):
+        data.load(tmp_path)
+    (tmp_path / "val/val_annotations.txt").unlink()
+    with pytest.raises(data.DataError, match="neither val/val_annotations.txt nor pictures"):
+        data.load(tmp_path)
+
+
+def test_karpathys_form_takes_the_test_part(tmp_path):
+    picture(tmp_path / "val2014/b.png", 7)
+    say = lambda *texts: [{"raw": text, "tokens": text.split()} for text in texts]  # noqa: E731
+    images = [
+        {"filename": "a.png", "split": "train", "sentences": say("x")},
+        {"filename": "b.png", "filepath": "val2014", "split": "test", "sentences": say("A dog.", "A cat.")},
+    ]
+    file = tmp_path / "dataset_coco.json"
+    file.write_text(json.dumps({"dataset": "coco", "images": images}))
+    pairs = data.load(file)
+    assert (pairs.name, len(pairs), pairs[0].id) == ("coco", 1, "coco/0000")
+    assert pairs[0].captions == ("A dog.", "A cat.") and reds(pairs) == [7]
+
+
+def test_a_folder_with_captions_csv_is_named_after_itself(tmp_path):
+    picture(tmp_path / "holiday/1.png", 5)
+    write_csv(tmp_path / "holiday/captions.csv", ["image", "text", "split"], ["1.png", "a beach", "val"])
+    for path in (tmp_path / "holiday", tmp_path / "holiday/captions.csv"):
+        pairs = data.load(path)
+        assert (pairs.name, pairs[0].id, pairs[0].text) == ("holiday", "holiday/0000", "a beach")
+
+
+def test_masks_and_boxes_of_a_csv(tmp_path):
+    picture(tmp_path / "1.png")
+    labels = np.zeros((6, 8), np.uint8)
+    labels[0, :3], labels[5] = 1, 2
+    Image.fromarray(labels).save(tmp_path / "labels.png")
+    Image.fromarray(labels > 0).save(tmp_path / "bit.png")
+    Image.new("L", (3, 3)).save(tmp_path / "small.png")
+    rows = [["image", "text", "mask", "objects", "boxes"]]
+    rows += [["1.png", "a cat and a dog", "labels.png", "cat dog", ""], ["1.png", "a cat", "bit.png", "", ""]]
+    rows += [["1.png", "a cat", "", "", "[[0, 0, 2, 1], [7.0, 4, 8, 6]]"], ["1.png", "a cat", "", "", "0 0 9 1"]]
+    rows += [["1.png", "a cat", "", "", "1 2 3"], ["1.png", "a cat", "small.png", "", ""], ["1.png", "a cat", "", "", ""]]
+    pairs = data.load(write_csv(tmp_path / "pairs.csv", *rows))
+    assert pairs[0].words == {1: "cat", 4: "dog"}
+    assert {name: int(mask.sum()) for name, mask in pairs[0].masks.items()} == {"cat": 3, "dog": 8}
+    assert np.array_equal(pairs[1].masks["object"], labels > 0)
+    boxed = pairs[2].masks["object"]
+    assert boxed.sum() == 4 and boxed[0, :2].all() and boxed[4:, 7].all()
+    for k, message in [(3, "row 4: the box 0 0 9 1 is not inside its picture of 8 x 6"), (4, "four numbers each"), (5, "3 x 3")]:
+        with pytest.raises(data.DataError, match=message):
+            _ = pairs[k].masks
+    assert pairs[6].masks == {}
+
+
+@pytest.mark.parametrize(
+    "file, content, message",
+    [
+        ("a.csv", "file,caption\na.png,b", "has no column image or file_path or file_name or filename, only file, caption"),
+        ("a.csv", "image,words\na.png,b", "has no column text or caption"),
+        ("a.csv", "", "only none"),
+        ("a.csv", "image,text\nok.png,b\n../a.png,b", "row 2 names '../a.png', outside its own folder"),
+        ("a.csv", "image,text\nx/../../a.png,b", "outside its own folder"),
+        ("a.csv", "image,text\n/a.png,b", "row 1 names '/a.png', outside"),
+        ("a.csv", "image,text,mask\na.png,b,../m.png", "row 1 names '../m.png', outside"),
+        ("a.csv", b"image,text\n\xff\xfe,b", "cannot be read as a CSV file"),
+        ("a.json", '[{"image": "../a.png", "caption": "b"}]', "entry 1 names '../a.png', outside"),
+        ("a.json", '{"images": [{"filename": "a.png", "filepath": "/etc"}]}', "entry 1 names '/etc/a.png', outside"),
+        ("a.json", "[1", "cannot be read as a JSON file"),
+        ("a.json", "[1]", "is neither a list of"),
+        ("a.txt", "a", "neither a CSV file, a JSON file nor a folder"),
+    ],
+)
+def test_a_bad_list_is_refused_before_work_starts(tmp_path, file, content, message):
+    (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(data.DataError, match=message):
+        data.load(tmp_path / file)
+
+
+def test_an_annotation_that_leaves_the_folder(tmp_path):
+    tiny_imagenet(tmp_path, False)
+    (tmp_path / "val/val_annotations.txt").write_text("../../../a.JPEG\tn01\n")
+    with pytest.raises(data.DataError, match="outside its own folder"):
+        data.load(tmp_path)
+
+
+def test_a_linked_folder_and_a_roundabout_path_stay_inside(tmp_path):
+    picture(tmp_path / "disk/1.png", 3)
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/pictures").symlink_to(tmp_path / "disk")
+    rows = [["image", "text"], ["pictures/1.png", "a"], ["pictures/../pictures/1.png", "b"], [str(tmp_path / "set/pictures/1.png"), "c"]]
+    assert reds(data.load(write_csv(tmp_path / "set/a.csv", *rows))) == [3, 3, 3]
+
+
+def test_no_such_dataset(tmp_path):
+    with pytest.raises(ValueError, match="none.csv' is not known; there are scenes-objects"):
+        data.load(tmp_path / "none.csv")
+    with pytest.raises(data.DataError, match="holds none of captions.csv, metadata.csv, en_val.json, words.txt"):
+        data.load(tmp_path)
+
+
+def test_discover_finds_the_papers_sets_one_folder_down(tmp_path):
+    (tmp_path / "tiny-imagenet-200").mkdir()
+    for file in ("cc.csv", "flickr/en_val.json", "rs/rsicd.csv", "other.csv"):
+        write_csv(tmp_path / file, ["image", "text"])
+    found = data.discover(tmp_path)
+    assert {name: str(path.relative_to(tmp_path)) for name, path in found.items()} == {
+        "conceptual_captions": "cc.csv",
+        "tiny-imagenet": "tiny-imagenet-200",
+        "flickr8k": "flickr/en_val.json",
+        "rsicd": "rs/rsicd.csv",
+    }
+    assert list(data.discover(tmp_path / "tiny-imagenet-200")) == ["tiny-imagenet"]
+    write_csv(tmp_path / "more/cc.csv", ["image", "text"])
+    with pytest.raises(ValueError, match="could both be conceptual_captions"):
+        data.discover(tmp_path)
+    (tmp_path / "disk").mkdir()
+    with pytest.raises(ValueError, match="hold none of cc.csv, tiny-imagenet-200, en_val.json"):
+        data.discover(tmp_path / "disk")
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
+        data.discover(tmp_path / "nowhere")
+
+
+# --- several captions --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def several():
+    """Pairs with the captions of all, the picture that cannot be read among them, in a set larger than a batch of 32."""
+    singles = [p for p in data.load("scenes-objects")[:34]]
+    captions = ("a photo of a dog", "a photo of a cat", "", "dog " * 90, "a photo of a bus")
+
+    def broken():
+        raise data.DataError("gone")
+
+    pairs = [data.Pair(p.id, captions[0], p.read_image, captions=captions) for p in singles]
+    pairs[0] = data.Pair("broken", captions[0], broken, captions=captions)
+    return singles, data.PairDataset("several", pairs)
+
+
+def best(clip, pair, captions=("a photo of a dog", "a photo of a cat", "a photo of a bus")):
+    return captions[int(clip.similarity([pair.image] * len(captions), list(captions)).argmax())]
+
+
+def test_a_pair_gets_the_caption_most_similar_to_its_own_picture(scenes, several):
+    singles, pairs = several
+    chosen = pairs.resolve(scenes)
+    assert [p.text for p in chosen[1:]] == [best(scenes, p) for p in singles[1:]]
+    assert len({p.text for p in chosen}) == 3
+    assert all(p.captions == () for p in chosen) and [p.id for p in chosen] == [p.id for p in pairs]
+    assert chosen[0].text == "a photo of a dog"
+    assert list(chosen.resolve(scenes)) == list(chosen)
+
+
+def test_as_published_the_first_picture_of_32_chooses_for_all(scenes, several):
+    singles, pairs = several
+    texts = [p.text for p in pairs.resolve(scenes, "paper")]
+    assert texts == [best(scenes, singles[1])] * 32 + [best(scenes, singles[32])] * 2
+    assert texts != [p.text for p in pairs.resolve(scenes)]
+    with pytest.raises(ValueError, match="protocol='mine' is not one of: paper, corrected"):
+        pairs.resolve(scenes, "mine")
+
+
+def test_a_pair_with_one_caption_is_left_alone(scenes):
+    pairs = data.load("scenes-objects")[:3]
+    assert list(pairs.resolve(None)) == list(pairs)
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------
+
+
+def saved(tmp_path, image, name, **how):
+    image.save(tmp_path / name, **how)
+    return pictures.read(tmp_path / name)
+
+
+def test_every_mode_becomes_upright_rgb(tmp_path):
+    red = Image.new("RGB", (8, 6), (250, 0, 0))
+    red.paste((0, 0, 250), (0, 0, 4, 3))  # blue in the upper left
+    cmyk = saved(tmp_path, red.convert("CMYK"), "cmyk.tiff")
+    assert cmyk.mode == "RGB" and cmyk.getpixel((7, 5)) == (250, 0, 0)
+    exif = Image.Exif()
+    exif[0x112] = 6  # the camera was turned: show a quarter turn clockwise
+    turned = saved(tmp_path, red, "turned.png", exif=exif)
+    assert turned.size == (6, 8) and turned.getpixel((5, 0)) == (0, 0, 250) and turned.getpixel((0, 0)) == (250, 0, 0)
+    palette = saved(tmp_path, red.quantize(2), "palette.png")
+    assert palette.mode == "RGB" and palette.getpixel((7, 5)) == (250, 0, 0)
+    grey16 = np.array([[0, 257, 25700, 65535]], np.uint16)
+    assert [p[0] for p in np.asarray(saved(tmp_path, Image.fromarray(grey16), "16.png"))[0]] == [0, 1, 100, 255]
+    assert saved(tmp_path, Image.new("1", (1, 1), 1), "one.png").getpixel((0, 0)) == (255, 255, 255)
+    clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    clear.putpixel((1, 0), (100, 0, 0, 255))
+    assert [saved(tmp_path, clear, "clear.png").getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (100, 0, 0)]
+    moving = saved(tmp_path, red, "moving.gif", save_all=True, append_images=[Image.new("RGB", (8, 6))])
+    assert moving.size == (8, 6) and moving.getpixel((7, 5)) == (250, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda path: None, "No such file"),
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_bytes(b"<html>404</html>"), "no format that Pillow knows"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: Image.new("F", (2, 2)).save(path, "TIFF"), r"mode F\) have no known range"),
+        (lambda path: Image.new("I", (2, 2), 70000).save(path, "TIFF"), r"mode I\) have no known range"),
+        (lambda path: Image.new("1", (10000, 10000)).save(path, "PNG"), "too large, 89,478,485 pixels are the limit"),
+        (lambda path: Image.new("L", (2, 201)).save(path, "PNG"), "is 2 x 201; one side may be at most 100 times the other"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_says_why(tmp_path, make, message):
+    make(tmp_path / "p.png")
+    with pytest.raises(data.DataError, match=rf"p\.png .*{message}"):
+        pictures.read(tmp_path / "p.png")
+
+
+def test_a_picture_cut_short(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    noise.save(tmp_path / "p.jpg")
+    (tmp_path / "p.jpg").write_bytes((tmp_path / "p.jpg").read_bytes()[:2000])
+    with pytest.raises(data.DataError, match="p.jpg cannot be read as a picture: image file is truncated"):
+        pictures.read(tmp_path / "p.jpg")
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parquet(tmp_path, monkeypatch):
+    """A folder such as the hub would deliver: pictures, captions in five columns and in lists, a class of WordNet."""
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = {"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["n01443537", "bus_stop"])}
+    columns = {"image": [Image.new("RGB", (4, 4), (k, 0, 0)) for k in range(6)], "label": [0, 1, 0, 0, 1, 0]}
+    columns |= {f"caption_{c}": [f"row {k}, caption {c}" for k in range(6)] for c in (0, 1)}
+    columns["captions"] = [[f"a{k}", f"b{k}"] for k in range(6)]
+    rows = hugging_face.Dataset.from_dict(columns)
+    rows = rows.cast_column("image", features["image"]).cast_column("label", features["label"])
+    (tmp_path / "set").mkdir()
+    rows.to_parquet(tmp_path / "set/test-00000.parquet")
+    rows.save_to_disk(tmp_path / "saved")
+    return tmp_path
+
+
+@pytest.mark.parametrize("folder, stream", [("set", ""), ("set", ",4"), ("saved", "")])
+def test_a_set_of_the_hub_by_name_split_and_columns(parquet, folder, stream):
+    pairs = data.load(f"hf:{parquet / folder},test,image,caption_0{stream}")
+    assert (pairs.name, len(pairs)) == (folder, 4 if stream else 6)
+    assert [p.text for p in pairs[:2]] == ["row 0, caption 0", "row 1, caption 0"] and pairs[0].captions == ()
+    assert (pairs[3].id, reds(pairs)[:4]) == (f"{folder}/0003", [0, 1, 2, 3])
+    assert reds([pickle.loads(pickle.dumps(pairs[2]))]) == [2]
+
+
+def test_captions_in_columns_in_lists_and_from_classes(parquet):
+    name = str(parquet / "set")
+    assert data.load(f"hf:{name},test,image,caption_1+caption_0")[1].captions == ("row 1, caption 1", "row 1, caption 0")
+    assert data.load(f"hf:{name},test,image,captions")[1].captions == ("a1", "b1")
+    pairs = hub.fetch(name, "test", "image", "label", per_class=2)
+    assert [(p.id, p.text) for p in pairs] == [
+        ("set/0000", "a photo of a goldfish, Carassius auratus"),
+        ("set/0001", "a photo of a bus stop"),
+        ("set/0002", "a photo of a goldfish, Carassius auratus"),
+        ("set/0004", "a photo of a bus stop"),
+    ]
+    assert reds(pairs) == [0, 1, 2, 4]
+
+
+def test_a_preset_gives_the_dataset_its_own_name(parquet, monkeypatch):
+    monkeypatch.setitem(hub.PRESETS, "flickr8k", hub.PRESETS["flickr8k"]._replace(name=str(parquet / "set"), text="captions"))
+    pairs = data.load("hf:flickr8k")
+    assert (pairs.name, pairs[0].id) == ("flickr8k", "flickr8k/0000")
+    assert set(hub.PRESETS) == {"conceptual_captions", "tiny-imagenet", "flickr8k", "rsicd"}
+
+
+def test_a_broken_picture_of_the_hub_raises_only_when_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    cells = [{"bytes": b"<html>", "path": None}, None]
+    rows = hugging_face.Dataset.from_dict({"image": cells, "text": ["a", "b"]}).cast_column("image", hugging_face.Image())
+    rows.save_to_disk(tmp_path / "set")
+    pairs = data.load(f"hf:{tmp_path / 'set'},train,image,text")
+    for k, message in [(0, "set/0000 cannot be read as a picture: no format"), (1, "set/0001 has no picture")]:
+        with pytest.raises(data.DataError, match=message):
+            _ = pairs[k].image
+
+
+def test_what_the_hub_cannot_give_is_refused_with_a_way_out(parquet, monkeypatch):
+    name = parquet / "set"
+    with pytest.raises(data.DataError, match="no column 'photo', only image, label, caption_0"):
+        data.load(f"hf:{name},test,photo,label")
+    with pytest.raises(data.DataError, match="'caption_0' holds .*not pictures"):
+        data.load(f"hf:{name},test,caption_0,label")
+    with pytest.raises(data.DataError, match="split 'val', could not be loaded"):
+        data.load(f"hf:{name},val,image,label")
+    for wrong in ("flickr9k", "a,b,c", "a,b,c,d,many"):
+        with pytest.raises(data.DataError, match=f"hf:{wrong} is neither one of conceptual_captions"):
+            data.load(f"hf:{wrong}")
+
+    def offline(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(hugging_face, "load_dataset", offline)
+    with pytest.raises(data.DataError, match=r"no route to host\); without network, load it once .* copy FOLDER here and load"):
+        data.load("hf:flickr8k")

@@ -1,0 +1,107 @@
+"""Is a data set fit to be scored? Every picture opened, every caption counted in tokens, and a sheet of thumbnails to look at."""
+
+import textwrap
+from collections.abc import Sequence
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from clip.simple_tokenizer import SimpleTokenizer
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from tqdm import tqdm
+
+from .pairs import DataError, Pair, PairDataset
+
+CONTEXT = 77  # tokens that CLIP reads, BOS and EOS among them
+SIDE, LINES = 150, 4  # of a thumbnail and its caption
+
+
+def check(dataset: PairDataset) -> pd.DataFrame:
+    """One row per pair, indexed by its id.
+
+    Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens (of
+    the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are; they
+    cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not have),
+    problem (why the pair cannot be scored, "" where it can).
+    """
+    tokenizer = SimpleTokenizer()
+    rows = {pair.id: _row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("pair")
+
+
+COLUMNS = ["width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "problem"]
+
+
+def _row(pair: Pair, tokenizer: SimpleTokenizer) -> dict:
+    texts = pair.captions or (pair.text,)
+    lengths = np.array([len(tokenizer.encode(text)) + 2 for text in texts])
+    row = {
+        "width": np.nan, "height": np.nan, "masks": 0, "captions": len(texts), "tokens": lengths.max(),
+        "too_long": (lengths > CONTEXT).sum(), "blank": (lengths < 3).sum(),
+        "marked_up": sum("<" in text or "&" in text for text in texts),
+        "beyond_ascii": sum(any(c.isalpha() and not c.isascii() for c in text) for text in texts), "problem": "",
+    }  # fmt: skip
+    if row["too_long"] + row["blank"] == len(texts):
+        row["problem"] = f"the caption has {lengths.max()} tokens, more than {CONTEXT}" if row["too_long"] else "the caption is empty"
+    try:
+        row["width"], row["height"] = pair.image.size
+        row["masks"] = len(pair.masks)
+    except DataError as error:
+        row["problem"] = str(error)
+    return row
+
+
+def report(name: str, table: pd.DataFrame) -> str:
+    """A table of `check` in words."""
+    bad = table[table.problem != ""]
+    unreadable = table.width.isna()
+    sizes = table[~unreadable][["width", "height"]].astype(int)
+    lines = [f"{name}: {len(table)} pairs, {len(table) - len(bad)} can be scored"]
+    lines += [f"pictures: {(~unreadable).sum()} readable, {unreadable.sum()} unreadable"]
+    if len(sizes):
+        low, high = sizes.loc[sizes.prod(axis=1).idxmin()], sizes.loc[sizes.prod(axis=1).idxmax()]
+        lines[-1] += f"; from {low.width} x {low.height} to {high.width} x {high.height} pixels"
+    if table.masks.any():
+        lines += [f"masks: {int(table.masks.sum())}, on {(table.masks > 0).sum()} pairs"]
+    if len(table):
+        lines += [
+            f"captions: {table.captions.sum()}; the longest of each pair has {table.tokens.min()} to {table.tokens.max()} tokens "
+            f"(median {table.tokens.median():.0f}) of {CONTEXT}",
+            f"captions too long: {table.too_long.sum()}, empty: {table.blank.sum()}, with markup: {table.marked_up.sum()}, "
+            f"with letters beyond ASCII: {table.beyond_ascii.sum()}",
+        ]
+    lines += [f"  {pair}: {problem}" for pair, problem in bad.problem.items()]
+    return "\n".join(lines)
+
+
+def sheet(dataset: Sequence[Pair], table: pd.DataFrame, columns: int = 8, most: int = 64) -> Image.Image:
+    """Thumbnails with id, caption and masks (tinted red), at most `most` pairs spread over the set, problems among them first."""
+    indices = {*np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)}
+    bad = np.flatnonzero(table.problem != "")[: most // 2]
+    chosen = sorted({*bad, *sorted(indices - {*bad})[: most - len(bad)]})
+    font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)
+    width, height = SIDE + 10, SIDE + 13 * (LINES + 1) + 12
+    columns = max(1, min(columns, len(chosen)))
+    page = Image.new("RGB", (columns * width, -(-max(1, len(chosen)) // columns) * height), "white")
+    draw = ImageDraw.Draw(page)
+    for place, k in enumerate(chosen):
+        x, y = place % columns * width + 5, place // columns * height + 5
+        pair, problem = dataset[int(k)], table.problem.iloc[k]
+        try:
+            thumbnail = ImageOps.contain(_tinted(pair), (SIDE, SIDE))
+            page.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + SIDE - thumbnail.height))
+        except DataError:
+            draw.rectangle([x, y, x + SIDE, y + SIDE], "#e4e4e4")
+        draw.text((x, y + SIDE + 3), pair.id[-25:], "#808080", font)
+        words = problem.rsplit("/", 1)[-1] if problem else " ".join(pair.text.split())
+        shown = textwrap.wrap(words, 25, max_lines=LINES, placeholder=" …")
+        draw.text((x, y + SIDE + 16), "\n".join(shown), "#c0392b" if problem else "black", font)
+    return page
+
+
+def _tinted(pair: Pair) -> Image.Image:
+    image, masks = pair.image, pair.masks
+    if not masks:
+        return image
+    red = Image.new("RGB", image.size, "red")
+    return Image.composite(Image.blend(image, red, 0.45), image, Image.fromarray(np.any([*masks.values()], axis=0)))

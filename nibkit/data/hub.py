@@ -1,0 +1,136 @@
+"""Data sets of the Hugging Face hub, by the `datasets` library: fetched once into its cache, or streamed."""
+
+import functools
+import itertools
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from . import pictures
+from .pairs import DataError, Pair, PairDataset
+
+A_PHOTO = "a photo of a "  # the published prompt, before the name of a class
+
+
+class Preset(NamedTuple):
+    """name: the hub's; text: the column(s) of the captions; stream: rows taken, 0 for all; per_class: first rows of each."""
+
+    name: str
+    split: str
+    image: str
+    text: str
+    stream: int = 0
+    per_class: int = 0
+
+
+PRESETS = {
+    "conceptual_captions": Preset("pixparse/cc3m-wds", "validation", "jpg", "txt", stream=2000),
+    "tiny-imagenet": Preset("zh-plus/tiny-imagenet", "valid", "image", "label", per_class=5),
+    "flickr8k": Preset("jxie/flickr8k", "test", "image", "caption_0+caption_1+caption_2+caption_3+caption_4"),
+    "rsicd": Preset("arampacha/rsicd", "test", "image", "captions"),
+}
+
+
+def load(name: str) -> PairDataset:
+    """A name of PRESETS, or "NAME,SPLIT,IMAGE,TEXT" with an optional ",N": stream the first N rows instead of fetching all.
+
+    NAME: an id on the hub, or a folder of parquet or arrow files. IMAGE, TEXT: names of columns; a text column may hold
+    one caption, a list of captions, or a class (the caption is then "a photo of a CLASS"); several columns are joined by +.
+    DataError where the set, the split or a column is not there, or there is no network.
+    """
+    if name in PRESETS:
+        return fetch(*PRESETS[name], called=name)
+    parts = name.split(",")
+    if len(parts) not in (4, 5) or not all(parts) or not all(n.isdigit() for n in parts[4:]):
+        raise DataError(f"hf:{name} is neither one of {', '.join(PRESETS)} nor of the form hf:NAME,SPLIT,IMAGE,TEXT or hf:NAME,SPLIT,IMAGE,TEXT,N")
+    return fetch(*parts[:4], stream=int(parts[4]) if parts[4:] else 0)
+
+
+def fetch(
+    name: str, split: str, image: str, text: str, stream: int = 0, per_class: int = 0, called: str | None = None
+) -> PairDataset:
+    """The pairs of one split; arguments as in `Preset` and `load`, called: the dataset's name here, else the last of `name`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("hf: data sets need the datasets library; install it with: pip install 'nibkit[datasets]'") from error
+    called = called or Path(name).name
+    folder = Path(name)
+    try:
+        if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # save_to_disk
+            rows = datasets.load_from_disk(name)
+            rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
+        else:
+            rows = datasets.load_dataset(name, split=split, streaming=bool(stream))
+        if stream and rows.features is None:
+            rows = rows._resolve_features()
+    except Exception as error:  # the library, its readers and the network raise many kinds
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise DataError(
+            f"hf:{name}, split {split!r}, could not be loaded ({type(error).__name__}: {reason}); without network, load it once "
+            "where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER here and "
+            "load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
+        ) from error
+    columns = text.split("+")
+    for column in (image, *columns):
+        if column not in rows.features:
+            raise DataError(f"hf:{name} has no column {column!r}, only {', '.join(rows.features)}")
+    if not isinstance(rows.features[image], datasets.Image):
+        raise DataError(f"hf:{name}: the column {image!r} holds {rows.features[image]}, not pictures")
+    names = getattr(rows.features[columns[0]], "names", None)
+    rows = rows.cast_column(image, datasets.Image(decode=False))  # decoded by `pictures`, as all pictures are
+    if stream:
+        rows = _streamed(rows, stream, [image, *columns], name)
+        texts = rows
+    else:
+        texts = rows.select_columns(columns)
+    pairs, seen = [], {}
+    for i, row in enumerate(texts):
+        value = row[columns[0]]
+        seen[value if names else i] = count = seen.get(value if names else i, 0) + 1
+        if per_class and count > per_class:
+            continue
+        captions = [A_PHOTO + _spelt(names[value])] if names else _captions([row[column] for column in columns])
+        several = {"captions": captions} if len(captions) > 1 else {}
+        label = f"{called}/{i:04d}"
+        read = functools.partial(_read, rows, i, image, label)
+        pairs.append(Pair(label, captions[0] if captions else "", read, **several))
+    return PairDataset(called, pairs)
+
+
+def _streamed(rows, n: int, columns: list[str], name: str) -> list[dict]:
+    """The first n rows, their pictures as encoded bytes: a stream cannot be gone through twice at the cost of one."""
+    try:
+        return list(itertools.islice(rows.select_columns(columns), n))
+    except Exception as error:
+        raise DataError(f"hf:{name} broke off while it was streamed ({type(error).__name__}: {error}); run it again") from error
+
+
+def _captions(values: list) -> tuple[str, ...]:
+    texts = itertools.chain.from_iterable(value if isinstance(value, (list, tuple)) else [value] for value in values)
+    return tuple(text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text or "") for text in texts)
+
+
+def _spelt(label: str) -> str:
+    """A class's name in words; a WordNet id such as n01443537 becomes its whole list of synonyms, as in words.txt."""
+    if not re.fullmatch(r"n\d{8}", label):
+        return label.replace("_", " ")
+    return _wordnet().label_name_to_description(label, detailed=False)
+
+
+@functools.cache
+def _wordnet():
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError as error:
+        raise ImportError("the names of WordNet ids come from timm; install it with: pip install 'nibkit[open_clip]'") from error
+    return ImageNetInfo("imagenet22k")
+
+
+def _read(rows, i: int, column: str, name: str) -> Image.Image:
+    cell = rows[i][column]
+    if not cell or not (cell.get("bytes") or cell.get("path")):
+        raise DataError(f"{name} has no picture")
+    return pictures.read(cell["bytes"] or Path(cell["path"]), name)

@@ -1,0 +1,73 @@
+"""python -m nibkit datasets: what there is, and whether a set can be scored."""
+
+import csv
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nibkit import __main__ as cli
+from nibkit import data
+from nibkit.data.check import check
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """One good pair, one in each kind of trouble, and captions that are odd but can be scored."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "good.png")
+    (tmp_path / "zero.png").write_bytes(b"")
+    Image.new("1", (60, 40), 1).save(tmp_path / "mask.png")
+    Image.new("1", (6, 4), 1).save(tmp_path / "small.png")
+    rows = [["image", "text", "mask"], ["good.png", "a dog", "mask.png"], ["zero.png", "a dog", ""]]
+    rows += [["missing.png", "a dog", ""], ["", "a dog", ""], ["good.png", " ", ""], ["good.png", "dog " * 76, ""]]
+    rows += [["good.png", "a dog", "small.png"], ["good.png", "<script>alert(1)</script> & собака", ""]]
+    with open(tmp_path / "captions.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return tmp_path
+
+
+def test_the_list_names_all_that_can_be_loaded(capsys):
+    assert cli.main(["datasets"]) == 0
+    listed = capsys.readouterr().out
+    for name in [*data.BUNDLED, "cc.csv", "en_val.json", "tiny-imagenet-200/", "rsicd.csv", "hf:flickr8k", "hf:conceptual_captions"]:
+        assert name in listed
+    assert "scenes-objects       256 pairs" in listed
+
+
+def test_a_row_for_every_pair(folder):
+    table = check(data.load(folder))
+    assert list(table.width.fillna(0)) == [60, 0, 0, 0, 60, 60, 60, 60]
+    assert list(table.tokens.iloc[[0, 4, 5]]) == [4, 2, 78]
+    assert list(table.masks) == [1, 0, 0, 0, 0, 0, 0, 0]
+    endings = ["", "the file is empty", "No such file or directory", "fill it in or take it out", "the caption is empty"]
+    endings += ["the caption has 78 tokens, more than 77", "its picture 60 x 40; make them one size", ""]
+    assert [p.endswith(e) and bool(p) == bool(e) for p, e in zip(table.problem, endings)] == [True] * 8
+    assert table[["too_long", "blank", "marked_up", "beyond_ascii"]].sum().tolist() == [1, 1, 1, 1]
+
+
+def test_check_says_how_many_and_why_and_draws_a_sheet(folder, capsys):
+    sheet = folder / "new" / "sheet.png"
+    assert cli.main(["datasets", "check", str(folder), "--out", str(sheet)]) == 1
+    said = capsys.readouterr().out
+    assert ": 8 pairs, 2 can be scored" in said and "pictures: 5 readable, 3 unreadable" in said
+    assert "captions too long: 1, empty: 1, with markup: 1, with letters beyond ASCII: 1" in said
+    assert "/0001: " in said and "zero.png cannot be read as a picture: the file is empty" in said
+    with Image.open(sheet) as image:
+        drawn = np.asarray(image.convert("RGB")).astype(int)
+    assert image.size == (8 * 160, 227)
+    red = drawn[..., 0] - drawn[..., 2] > 60  # the masked thumbnail is tinted, reasons are written in red
+    assert red[:150, :160].mean() > 0.1 and not red[155:, :160].any()
+    assert red[155:, 160:1120].any() and (drawn[10:140, 170:310] == 0xE4).all()
+
+
+def test_a_sound_set_ends_well(capsys):
+    assert cli.main(["datasets", "check", "cat-and-dog"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "cat-and-dog: 3 pairs, 3 can be scored"
+    assert "masks: 6, on 3 pairs" in said and "captions: 3; the longest of each pair has 4 to 7 tokens (median 4) of 77" in said
+
+
+def test_what_is_no_dataset_is_refused(tmp_path, capsys):
+    assert cli.main(["datasets", "check", str(tmp_path / "none")]) == 2
+    assert "is not known; there are scenes-objects" in capsys.readouterr().err
