@@ -59,13 +59,16 @@ class Attribution:
 COMMON = ("layer", "steps", "protocol", "seed", "batch_size")
 
 
-def method(function):
+def method(function=None, *, attention: bool = False):
     """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
 
     Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused. Inputs are
     checked before work starts, and `info` gains the pair's share of the seconds that the method takes by itself: what it
-    found computed (`sharing`) is counted in.
+    found computed (`sharing`) is counted in. `layer` reaches the function as a pair.
+    attention: the method reads the blocks' attention, so a tower without it is refused.
     """
+    if function is None:
+        return functools.partial(method, attention=attention)
     takes = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     @functools.wraps(function)
@@ -76,8 +79,15 @@ def method(function):
             raise ValueError(f"protocol={options['protocol']!r} is not one of: paper, corrected")
         if isinstance(n := options.get("steps", 1), bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"steps={n!r} is not a whole number >= 1")
-        for tower in (clip.image, clip.text) if "layer" in options else ():
-            tower.check_layer(options["layer"])
+        layers = clip.layers(options.pop("layer", None))
+        if "layer" in takes:
+            options["layer"] = layers
+        for tower in (clip.image, clip.text) if attention else ():
+            if tower.unattended:
+                raise ValueError(
+                    f"{function.__name__} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}; "
+                    "nib, m2ib, rise, gradcam, gradcam_pooled, xgrad and mfaba do without"
+                )
         clip.check(pixels, ids)
         with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
             result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
@@ -95,7 +105,7 @@ def words(clip, ids: torch.Tensor, scores: np.ndarray) -> list[tuple[str, float]
     """One text's words with their scores, for display: BOS and EOS dropped, the pieces of a word joined and added up."""
     found, pieces = [], clip.decode(ids)
     start_of_word = True
-    for piece, score in list(zip(pieces, scores.tolist()))[1:-1]:
+    for piece, score in list(zip(pieces, scores.tolist()))[clip.text.before : -1]:
         if start_of_word:
             found.append(("", 0.0))
         found[-1] = (found[-1][0] + piece.strip(), found[-1][1] + score)

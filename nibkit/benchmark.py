@@ -104,8 +104,7 @@ def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
         takes = {*COMMON, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
         if unknown := sorted(options.keys() - takes):
             raise ValueError(f"method {name!r} has no option {unknown[0]!r}; it takes {', '.join(sorted(takes))}")
-        for tower in (clip.image, clip.text) if "layer" in options else ():
-            tower.check_layer(options["layer"])
+        clip.layers(options.get("layer"))
         plan[label] = name, options
     return plan
 

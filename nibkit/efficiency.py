@@ -98,7 +98,7 @@ def rise(
 ) -> Tensor:
     """The target is the evaluation's embedding; the masks are those of nibkit.methods.rise, seed 0, grid 8."""
     rng, grid, tower, rows = np.random.RandomState(0), 8, own.tower, own.rows()
-    if tower.causal:
+    if tower.name == "text":
         n, length = text_masks, rows.tokens.shape[1]
         drawn = word_masks(rng, n, length, probability, grid, tower.width)
         shown = drawn[:, last_place(own.inputs[0][:length].cpu())]
@@ -107,7 +107,7 @@ def rise(
         opened, shift = rng.rand(n, grid, grid) < probability, rng.randint(0, cell(size, grid), (n, 2))
     scores = 0
     for k in torch.arange(n).split(batch):
-        if tower.causal:
+        if tower.name == "text":
             m, seen = (part[k].to(rows.tokens) for part in (drawn, shown))
             hidden = State(rows.tokens * seen[..., None], rows.readout.repeat(len(k)))
         else:
@@ -158,7 +158,7 @@ def mfaba(own: Side, other: Side, *, steps: int = 10, step_size: float = 0.01) -
     for _ in range(steps):
         target, h = embedding(other), h.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(F.cosine_similarity(embed(own.tower, State(h, readout)), target), h)
-        if own.tower.causal:  # a token that occurs twice pools its gradients
+        if own.tower.name == "text":  # a token that occurs twice pools its gradients
             ids = own.inputs[0][: h.shape[1]]
             gradient = (ids[:, None] == ids).to(gradient) @ gradient
         moved = h.detach() - step_size * gradient.sign()

@@ -27,22 +27,25 @@ def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, 
 def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
     """The text input of a protocol, and its embedding when whole. The paper's: without BOS and EOS, read at the largest id."""
     if protocol == "paper":
-        inner = [i[1:-1] for i in ids]
-        padded = torch.nn.utils.rnn.pad_sequence(inner, batch_first=True)
-        rows = State(clip.text.embedding[padded], torch.stack([i.argmax() for i in inner]))
-    else:
+        ids = [i[clip.text.before : -1] for i in ids]
+    if protocol == "paper" and clip.text.pad is None:
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+        rows = State(clip.text.embedding[padded], torch.stack([i.argmax() for i in ids]))
+    else:  # a model that sees its padding reads where it always does
         rows = clip.text.rows(ids)
     return rows, clip.text.embed_rows(rows)
 
 
-def _factors(ids: list[Tensor], scores: list[Tensor], readout: Tensor, protocol: str) -> Tensor:
+def _factors(clip, ids: list[Tensor], scores: list[Tensor], rows: State, protocol: str) -> Tensor:
     """What multiplies each row of `_read` (B, T). The paper's: the product of its scores where a token occurs twice."""
+    first = clip.text.before
     if protocol == "paper":
-        inner = [(i[1:-1], s[1:-1]) for i, s in zip(ids, scores)]
+        inner = [(i[first:-1], s[first:-1]) for i, s in zip(ids, scores)]
         factors = [torch.stack([s[i == token].prod() for token in i]) for i, s in inner]
     else:
-        factors = [F.pad(s[1:n], (1, 1), value=1.0) for s, n in zip(scores, readout.tolist())]
-    return torch.nn.utils.rnn.pad_sequence(factors, batch_first=True)
+        ends = [min(len(s) - 1, n) for s, n in zip(scores, rows.readout.tolist())]  # EOS
+        factors = [F.pad(s[first:n], (first, 1), value=1.0) for s, n in zip(scores, ends)]
+    return torch.stack([F.pad(f, (0, rows.tokens.shape[1] - len(f)), value=1.0) for f in factors])  # padding is kept
 
 
 @torch.no_grad()
@@ -82,12 +85,12 @@ def confidence(
     changes = _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)
     result = dict(zip(("image_drop", "image_increase"), changes))
 
-    usable = [k for k, i in enumerate(ids) if len(i) > 2]
+    usable = [k for k, i in enumerate(ids) if len(i) > clip.text.before + 1]
     result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
     if usable:
         some = [ids[k] for k in usable]
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
-        factors = _factors(some, [scores[k] for k in usable], rows.readout, protocol)
+        factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
         scaled = clip.text.embed_rows(State(rows.tokens * factors[..., None], rows.readout))
         drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .backends import openai as openai_backend
 from .paths import bundled
-from .towers import ImageTower, TextTower
+from .towers import ImageTower, Layer, TextTower
 
 PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics, RGB
 PIXEL_STD = np.float32([0.26862954, 0.26130258, 0.27577711])
@@ -69,6 +69,17 @@ class Clip:
     def logit_scale(self) -> Tensor:
         """exp of the model's learnt log temperature, a scalar."""
         return self.model.logit_scale.exp()
+
+    def layers(self, layer: Layer = None) -> tuple[int, int]:
+        """Where to cut the (image, text) towers.
+
+        layer: a number for both, a pair, or None: three quarters up each tower, the paper's 9 of 12 (`Tower.default_layer`).
+        Errors: ValueError for a number that a tower does not have.
+        """
+        if layer is None:
+            return self.image.default_layer, self.text.default_layer
+        image, text = layer if isinstance(layer, tuple | list) and len(layer) == 2 else (layer, layer)
+        return self.image.check_layer(image), self.text.check_layer(text)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         images = [images] if isinstance(images, Image.Image) else images

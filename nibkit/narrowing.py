@@ -18,7 +18,7 @@ from scipy.interpolate import Akima1DInterpolator
 from torch import Tensor
 
 from .attribution import Attribution, as_arrays, method
-from .towers import State, Tower, ragged
+from .towers import Layer, State, Tower, ragged
 
 
 class Path(NamedTuple):
@@ -155,7 +155,7 @@ def paths(
     clip,
     pixels: Tensor,
     ids: list[Tensor],
-    layer: int,
+    layer: Layer,
     rule: str,
     steps: int,
     *,
@@ -167,10 +167,11 @@ def paths(
     if rule not in RULES:
         raise ValueError(f"rule={rule!r} is not one of: {', '.join(RULES)}")
     towers, found = (clip.image, clip.text), []
-    states = [tower.state(inputs, layer) for tower, inputs in zip(towers, (pixels, ids))]
+    layers = clip.layers(layer)
+    states = [tower.state(inputs, k) for tower, inputs, k in zip(towers, (pixels, ids), layers)]
     embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-    for tower, state, target in zip(towers, states, reversed(embeddings)):
-        bottleneck = Bottleneck(tower, state, layer, target, batch_size)
+    for tower, state, k, target in zip(towers, states, layers, reversed(embeddings)):
+        bottleneck = Bottleneck(tower, state, k, target, batch_size)
         if rule == "exact":
             found.append(exact_rule(bottleneck, tol, max_passes))
         else:
@@ -184,7 +185,7 @@ def nib(
     pixels: Tensor,
     ids: list[Tensor],
     *,
-    layer: int = 9,
+    layer: Layer = None,
     steps: int = 10,
     rule: str | None = None,
     protocol: str = "paper",
@@ -197,8 +198,8 @@ def nib(
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine similarity: a
     positive token speaks for the match, a negative one against it; all tokens together (CLS included) add up to F(Z) - F(0).
 
-    layer: the state that enters this block is narrowed. rule: "riemann" (the paper's sum of `steps` terms), "gauss" (Gauss-
-    Legendre, `steps` nodes) or "exact" (`tol`, `max_passes`: see `exact_rule`); by default "riemann" under protocol="paper"
+    layer: the state that enters this block is narrowed; see `Clip.layers` for its default and for a pair. rule: "riemann"
+    (the paper's sum of `steps` terms), "gauss" (Gauss-Legendre, `steps` nodes) or "exact" (`tol`, `max_passes`: see `exact_rule`); by default "riemann" under protocol="paper"
     and "exact" under "corrected". batch_size: rows that go through the encoder at once; bounds memory.
     Each text is scored against its own picture (the published code: against the mean of the batch's pictures).
 

@@ -328,7 +328,7 @@ def cocoa_subject(foil: Sequence[str], **options) -> Subject:
     """COCOA with each pair's own caption as its corpus."""
 
     def explain(clip, pixels, ids):
-        texts = ["".join(clip.decode(i[1:-1])).strip() for i in ids]
+        texts = ["".join(clip.decode(i[clip.text.before : -1])).strip() for i in ids]
         return [cocoa(clip, x[None], [text], foil, **options) for x, text in zip(pixels, texts)]
 
     def run(clip, pixels, ids, seed):

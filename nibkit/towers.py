@@ -15,13 +15,22 @@ from torch import Tensor
 from .sharing import once, shared
 
 
-def norm(module: torch.nn.LayerNorm) -> Callable:
+Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
+Layer = int | tuple[int, int] | None  # of both towers, of (image, text), or each tower's default
+
+
+def norm(module: torch.nn.Module) -> Callable:
     """The module's LayerNorm in the dtype of what it is given (OpenAI's own class computes in float32 only)."""
+    if not isinstance(module, torch.nn.LayerNorm):  # an Identity where a model has none
+        return module
     return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
 class State(NamedTuple):
-    """What flows between blocks: `tokens` (B, T, C), and `readout` (B,), the row that the embedding is read from."""
+    """What flows between blocks: `tokens` (B, T, C), and `readout` (B,), the row that the embedding is read from.
+
+    Where all tokens are pooled (see `Pool`), that is row 0 of what the pooling block puts out.
+    """
 
     tokens: Tensor
     readout: Tensor
@@ -53,37 +62,88 @@ class Block:
     def _heads(self, x: Tensor, projection) -> Tensor:
         return F.linear(x, *projection).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
 
+    def _queries(self, h: Tensor) -> Tensor:
+        return self._heads(h, self.query)
+
     def _join(self, x: Tensor, attended: Tensor) -> Tensor:
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 
-    def __call__(self, x: Tensor, causal: bool = False) -> Tensor:
+    def __call__(self, x: Tensor, mask: Mask = False) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
         h = self.norm1(x)
-        q, k, v = (self._heads(h, p) for p in (self.query, self.key, self.value))
-        return self._join(x, F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+        q, k, v = self._queries(h), self._heads(h, self.key), self._heads(h, self.value)
+        rule = {"attn_mask": mask} if isinstance(mask, Tensor) else {"is_causal": mask}
+        return self._join(x, F.scaled_dot_product_attention(q, k, v, **rule))
 
-    def at_row(self, x: Tensor, row: Tensor, causal: bool = False) -> Tensor:
+    def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
         """The block's output at one row per sequence, (B, C): what a CLS or EOS readout needs of the last block."""
         h, here = self.norm1(x), torch.arange(len(x), device=x.device)
-        q = self._heads(h[here, row][:, None], self.query)
+        q = self._queries(h[here, row][:, None])
         k, v = self._heads(h, self.key), self._heads(h, self.value)
-        seen = (torch.arange(x.shape[1], device=x.device) <= row[:, None])[:, None, None] if causal else None
+        if isinstance(mask, Tensor):
+            seen = mask[here, :, row][:, :, None]
+        else:
+            seen = (torch.arange(x.shape[1], device=x.device) <= row[:, None])[:, None, None] if mask else None
         return self._join(x[here, row][:, None], F.scaled_dot_product_attention(q, k, v, attn_mask=seen))[:, 0]
 
-    def attention(self, x: Tensor, causal: bool = False) -> tuple[Tensor, Tensor]:
+    def attention(self, x: Tensor, mask: Mask = False) -> tuple[Tensor, Tensor]:
         """Attention probabilities (B, heads, T, T) and values (B, heads, T, C / heads), for methods that need them."""
         h = self.norm1(x)
-        q, k, v = (self._heads(h, p) for p in (self.query, self.key, self.value))
+        q, k, v = self._queries(h), self._heads(h, self.key), self._heads(h, self.value)
         scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
-        if causal:
-            later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).triu(1)
-            scores = scores.masked_fill(later, float("-inf"))
+        if mask is not False:
+            scores = scores.masked_fill(~allowed(mask, x), float("-inf"))
         return scores.softmax(-1), v
 
     def from_attention(self, x: Tensor, probabilities: Tensor, values: Tensor) -> Tensor:
         """The block's output (B, T, C), given what `attention` returned."""
         return self._join(x, probabilities @ values)
+
+    def similarity(self, x: Tensor, row: Tensor) -> Tensor:
+        """Cosine of one row's query with every key, the heads side by side: (B, T)."""
+        h, here = self.norm1(x), torch.arange(len(x), device=x.device)
+        query = self._queries(h)[here, :, row].flatten(1)
+        return F.cosine_similarity(query[:, None], F.linear(h, *self.key), dim=-1)
+
+
+@dataclass
+class Pool(Block):
+    """Attention pooling as the last block of a tower without CLS: one learnt query, the probe, draws from all tokens.
+
+    It puts out one row, (B, 1, C): there is one row of attention, and no way around it (no residual connection).
+    """
+
+    probe: Tensor  # (C,)
+
+    def _queries(self, h: Tensor) -> Tensor:
+        return self._heads(self.probe.expand(len(h), 1, -1), self.query)
+
+    def _join(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
+
+    def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
+        return self(x)[:, 0]
+
+
+@dataclass
+class Stage:
+    """A block without attention: a stage of a ResNet, whose map has its own size and channels, or a plain pooling."""
+
+    apply: Callable
+
+    def __call__(self, x: Tensor, mask: Mask = False) -> Tensor:
+        """(B, T, C) -> (B, T', C')."""
+        return self.apply(x)
+
+    def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
+        return self(x)[torch.arange(len(x), device=x.device), row]
+
+
+def allowed(mask: Mask, x: Tensor) -> Tensor:
+    """`mask` for tokens x (B, T, C) as a bool that broadcasts to (B, heads, T, T); not for False."""
+    return mask if isinstance(mask, Tensor) else torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
 
 
 class Tower:
@@ -91,12 +151,16 @@ class Tower:
 
     Backends subclass it with three small functions: `rows` (inputs -> embeddings before anything else: patches with their
     positions, or token rows without), `start` (rows -> the first block's input) and `head` (readout row (B, C) -> (B, E)).
+    Where the embedding is read from is the tower's own affair: a row of the last block (CLS, EOS), or all rows, pooled by
+    a `Pool` or a `Stage` that stands last among the blocks.
     """
 
     name: str  # "image" or "text"
-    blocks: list[Block]
+    blocks: list[Block | Stage]
     width: int
-    causal: bool = False
+    causal: bool = False  # no token sees a later one
+    prefix: int = 0  # tokens that stand for no patch or word of the input
+    unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
         raise NotImplementedError
@@ -107,6 +171,15 @@ class Tower:
     def head(self, row: Tensor) -> Tensor:
         raise NotImplementedError
 
+    def mask(self, state: State) -> Mask:
+        """Who sees whom among a state's tokens."""
+        return self.causal
+
+    @property
+    def default_layer(self) -> int:
+        """Three quarters up: the paper's 9 of 12, 18 of 24, stage 3 of a ResNet (its 4 stages and the pooling are 5)."""
+        return 3 * len(self.blocks) // 4
+
     def check_layer(self, layer: int) -> int:
         """`layer`, or a ValueError that says which layers there are."""
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(self.blocks):
@@ -116,9 +189,9 @@ class Tower:
 
     def run(self, state: State, first: int, last: int) -> State:
         """Apply blocks first .. last - 1."""
-        x = state.tokens
+        x, mask = state.tokens, self.mask(state)
         for block in self.blocks[first:last]:
-            x = block(x, self.causal)
+            x = block(x, mask)
         return State(x, state.readout)
 
     @torch.no_grad()
@@ -154,7 +227,7 @@ class Tower:
     def embed(self, state: State, layer: int) -> Tensor:
         """Run the rest of the encoder on a state that enters block `layer`: the embedding (B, E), not normalised."""
         state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-        return self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.causal))
+        return self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
 
     def embed_rows(self, rows: State) -> Tensor:
         """The whole encoder from its embedding rows: (B, E)."""
@@ -165,7 +238,7 @@ class ImageTower(Tower):
     name = "image"
     size: int  # side of the picture the tower takes, pixels
     grid: tuple[int, int]  # patches: rows, columns
-    prefix: int = 1  # tokens before the patches (CLS)
+    prefix: int = 1  # CLS
 
     def patches(self, scores: Tensor) -> Tensor:
         """Token scores (..., T) -> patch scores (..., rows, columns), the CLS token dropped."""
@@ -179,14 +252,21 @@ class TextTower(Tower):
     embedding: Tensor  # (vocabulary, C)
     positions: Tensor  # (context, C)
 
+    pad: int | None = None  # texts are filled up with this token, where the model sees the padding (SigLIP)
+    before: int = 1  # tokens in front of the first word (BOS); behind the last there is always EOS
+
     def readout(self, ids: Tensor) -> int:
         """Position of the token the embedding is read from: the largest id (EOS)."""
         return int(ids.argmax())
 
     def rows(self, ids: list[Tensor]) -> State:
-        """Token rows, without positions. Texts are cut after their readout token (causal: what follows cannot matter)."""
+        """Token rows, without positions. Causal texts are cut after their readout token: what follows cannot matter."""
+        if self.pad is not None:
+            ids = [F.pad(i, (0, self.context - len(i)), value=self.pad) for i in ids]
         ends = [self.readout(i) for i in ids]
-        padded = torch.nn.utils.rnn.pad_sequence([i[: end + 1] for i, end in zip(ids, ends)], batch_first=True)
+        if self.causal:
+            ids = [i[: end + 1] for i, end in zip(ids, ends)]
+        padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
         return State(self.embedding[padded], torch.tensor(ends, device=self.embedding.device))
 
     def start(self, rows: State) -> State:

@@ -96,3 +96,13 @@ def test_a_caller_without_gradients_gets_the_same_scores(golden_clip, golden_pai
     with torch.no_grad():
         quiet = run("nib", golden_clip, golden_pair, steps=2)
     assert (quiet.image == run("nib", golden_clip, golden_pair, steps=2).image).all()
+
+
+@pytest.mark.parametrize("name", sorted(LAYERED))
+def test_layer_of_each_tower_by_itself(name, golden_clip, golden_pair):
+    nine, eight, mixed = (run(name, golden_clip, golden_pair, layer=layer) for layer in (None, 8, (9, 8)))
+    assert np.array_equal(mixed.image, nine.image)  # the default is the paper's 9 of 12
+    for a, b in zip(mixed.text, eight.text):
+        np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"layer=12 is not in 0\.\.11 of this 12-block text tower"):
+        run(name, golden_clip, golden_pair, layer=(9, 12))

@@ -201,7 +201,7 @@ def test_knobs(golden_clip, golden_pair, name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["gradcam", "gradcam_pooled"])
 def test_the_last_block_is_refused(golden_clip, golden_pair, name):
-    with pytest.raises(ValueError, match="layer=11 is the last block of an encoder: .* take a layer in 0..10"):
+    with pytest.raises(ValueError, match="layer=11 is the last block of the image tower: .* take a layer in 0..10"):
         METHODS[name](golden_clip, *golden_pair, layer=11)
     assert METHODS[name](golden_clip, *golden_pair, layer=10).image.any()
 

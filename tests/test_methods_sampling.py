@@ -211,7 +211,7 @@ def test_shapes_and_passes(golden_clip, golden_pair):
 @pytest.mark.parametrize(
     ("function", "options", "sentence"),
     [
-        (m2ib, {"layer": 11}, "layer=11 is not in 0..10: m2ib gates a block's output"),
+        (m2ib, {"layer": 11}, "layer=11 is the last block of the image tower"),
         (m2ib, {"layer": 12}, "layer=12 is not in 0..11 of this 12-block image tower"),
         (rise, {"masks": 0}, "masks=0, .*must be whole numbers >= 1"),
         (rise, {"probability": 0.0}, r"probability=0.0: .*in \(0, 1\]"),

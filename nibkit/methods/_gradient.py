@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..sharing import once
-from ..towers import State, Tower, ragged
+from ..towers import State, Tower, allowed, ragged
 
 
 def last(tower: Tower) -> int:
@@ -35,16 +35,15 @@ def seen(tower: Tower, state: State) -> Tensor:
 
 def scored(tower: Tower, state: State) -> Tensor:
     """`seen` without CLS."""
-    start = 0 if tower.causal else tower.prefix
-    return seen(tower, state) & (torch.arange(state.tokens.shape[1], device=state.tokens.device) >= start)
+    return seen(tower, state) & (torch.arange(state.tokens.shape[1], device=state.tokens.device) >= tower.prefix)
 
 
 def explain(
-    clip, pixels: Tensor, ids: list[Tensor], score: Callable, layer: int | Callable[[Tower], int], batch_size: int
+    clip, pixels: Tensor, ids: list[Tensor], score: Callable, layer: tuple[int, int] | Callable[[Tower], int], batch_size: int
 ) -> Attribution:
     """Both encoders by score(tower, state, layer, target) -> token scores (B, T).
 
-    `state` enters block `layer`, a number or a rule for each tower; `target` (B, E) is the other encoder's embedding
+    `state` enters block `layer`, a pair of numbers or a rule for each tower; `target` (B, E) is the other encoder's embedding
     of the same pair. Raw scores, signed, CLS dropped.
     """
     return _packed(clip, ids, *_each(clip, pixels, ids, score, layer, batch_size))
@@ -69,7 +68,7 @@ def explain_by_attention(clip, pixels: Tensor, ids: list[Tensor], score: Callabl
 def _each(clip, pixels, ids, measure, layer, batch_size) -> list[Tensor]:
     """measure(tower, state, layer, target) of both encoders, in parts of at most `batch_size` pairs."""
     towers, parts = (clip.image, clip.text), torch.arange(len(pixels), device=clip.device).split(batch_size)
-    layers = [layer(tower) if callable(layer) else layer for tower in towers]
+    layers = [layer(tower) for tower in towers] if callable(layer) else layer
     states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
     embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
     return [
@@ -85,41 +84,45 @@ def _packed(clip, ids: list[Tensor], image: Tensor, text: Tensor) -> Attribution
 
 
 class Attended(NamedTuple):
-    """One block: its input (B, T, C), attention probabilities and d cosine / d probabilities, both (B, heads, T, T)."""
+    """One block: its input (B, T, C), attention probabilities and d cosine / d probabilities, both (B, heads, T, T).
+
+    A `Pool` has one row of them, (B, heads, 1, T).
+    """
 
     tokens: Tensor
     probabilities: Tensor
     gradient: Tensor
 
 
-def allowed(gradient: Tensor, tower: Tower) -> Tensor:
-    """A causal mask fixes the probabilities of later tokens at 0: they cannot vary, so their gradient counts as 0."""
-    return gradient.tril() if tower.causal else gradient
+def only_allowed(gradient: Tensor, tower: Tower, state: State) -> Tensor:
+    """A mask fixes the probabilities of what a token cannot see at 0: they cannot vary, so their gradient counts as 0."""
+    mask = tower.mask(state)
+    return gradient if mask is False else gradient.where(allowed(mask, state.tokens), 0)
 
 
 def attention(tower: Tower, state: State, layer: int, target: Tensor) -> list[Attended]:
     """Of block `layer` and every one above: one forward and one backward for all of them and all pairs."""
-    inputs, probabilities, tokens = [], [], state.tokens
+    inputs, probabilities, tokens, mask = [], [], state.tokens, tower.mask(state)
     for block in tower.blocks[layer:]:
-        p, values = block.attention(tokens, tower.causal)
+        p, values = block.attention(tokens, mask)
         inputs.append(tokens)
         probabilities.append(p.requires_grad_())
         tokens = block.from_attention(tokens, p, values)
     cosine = F.cosine_similarity(tower.head(at_readout(tokens, state)), target)
     gradients = torch.autograd.grad(cosine.sum(), probabilities)
     found = zip(inputs, probabilities, gradients)
-    return [Attended(x.detach(), p.detach(), allowed(g, tower)) for x, p, g in found]
+    return [Attended(x.detach(), p.detach(), only_allowed(g, tower, state)) for x, p, g in found]
 
 
-def behind(clip, layer: int) -> int:
-    """Blocks applied once block `layer` has put out its state; a ValueError where that is the end of an encoder."""
-    end = min(last(clip.image), last(clip.text))
-    if layer >= end:
-        raise ValueError(
-            f"layer={layer} is the last block of an encoder: no patch or word behind it reaches the embedding; "
-            f"take a layer in 0..{end - 1}"
-        )
-    return layer + 1
+def behind(clip, layers: tuple[int, int]) -> tuple[int, int]:
+    """Blocks applied once these blocks have put out their states; a ValueError where that is the end of an encoder."""
+    for tower, layer in zip((clip.image, clip.text), layers):
+        if layer == last(tower):
+            raise ValueError(
+                f"layer={layer} is the last block of the {tower.name} tower: no patch or word behind it reaches the "
+                f"embedding; take a layer in 0..{layer - 1}"
+            )
+    return layers[0] + 1, layers[1] + 1
 
 
 def slope(tower: Tower, state: State, layer: int, target: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..attribution import Attribution, method
 from ._gradient import explain_by_attention
 
 
-@method
+@method(attention=True)
 def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Chefer scores of B pairs as the NIB paper's code computes them: last block only, no roll-out.
 

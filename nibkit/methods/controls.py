@@ -27,5 +27,6 @@ def centre(clip, pixels, ids) -> Attribution:
     """A Gaussian bump in the middle of the picture (sigma a quarter of its side); 1 for every token but BOS and EOS."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in clip.image.grid)
     bump = np.exp(-(y[:, None] ** 2 + x**2) / (2 * 0.5**2))
-    text = [np.pad(np.ones(max(0, len(i) - 2), np.float32), 1)[: len(i)] for i in ids]
+    first = clip.text.before
+    text = [np.pad(np.ones(max(0, len(i) - first - 1), np.float32), (first, 1))[: len(i)] for i in ids]
     return Attribution(np.repeat(bump[None], len(ids), 0), text, clip.image.size, _info(len(ids)))

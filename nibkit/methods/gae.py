@@ -11,14 +11,14 @@ before any evidence; it is taken off, or else EOS outshines every word. Only tha
 formed from the last block down.
 """
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, method
 from ._gradient import attention, explain
 
 
-@method
+@method(attention=True)
 def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 16) -> Attribution:
     """Rolled-out attention relevance of B pairs, image and text (Chefer, Gur and Wolf, ICCV 2021, self-attention rule).
 
@@ -28,10 +28,12 @@ def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 16) -> Att
     """
 
     def score(tower, state, layer, target):
-        start = torch.nn.functional.one_hot(state.readout, state.tokens.shape[1]).to(state.tokens)[:, None]
+        found = attention(tower, state, layer, target)
+        start = F.one_hot(state.readout, found[-1].probabilities.shape[2]).to(state.tokens)[:, None]
         row = start
-        for block in reversed(attention(tower, state, layer, target)):
-            row = row + row @ (clip.logit_scale * block.gradient * block.probabilities).clamp(min=0).mean(1)
+        for block in reversed(found):
+            drawn = row @ (clip.logit_scale * block.gradient * block.probabilities).clamp(min=0).mean(1)
+            row, start = (drawn, 0) if drawn.shape != row.shape else (row + drawn, start)  # nothing goes around a Pool
         return (row - start)[:, 0]
 
-    return explain(clip, pixels, ids, score, 0, batch_size)
+    return explain(clip, pixels, ids, score, (0, 0), batch_size)

@@ -13,7 +13,6 @@ the padding behind EOS.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, method
@@ -25,15 +24,13 @@ TEXT_BLOCKS = 8
 
 def loosened(block: Block, tokens: Tensor, state, where: Tensor) -> Tensor:
     """Cosine of the readout's query with every key, min-max over the tokens `where` (B, T): (B, T)."""
-    h = block.norm1(tokens)
-    query, key = at_readout(F.linear(h, *block.query), state)[:, None], F.linear(h, *block.key)
-    cosine = F.cosine_similarity(query, key, dim=-1)
+    cosine = block.similarity(tokens, state.readout)
     low = cosine.masked_fill(~where, torch.inf).amin(1, keepdim=True)
     high = cosine.masked_fill(~where, -torch.inf).amax(1, keepdim=True)
     return (cosine - low) / (high - low).clamp(min=torch.finfo(cosine.dtype).tiny)  # a lone token has weight 0
 
 
-@method
+@method(attention=True)
 def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Grad-ECLIP scores of B pairs, image and text (Zhao et al., ICML 2024, and arXiv 2502.18816 for the text).
 
@@ -49,6 +46,6 @@ def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64)
         ).clamp(min=0)
 
     def first(tower):
-        return max(0, len(tower.blocks) - TEXT_BLOCKS) if tower.causal else last(tower)
+        return max(0, len(tower.blocks) - TEXT_BLOCKS) if tower.name == "text" else last(tower)
 
     return explain(clip, pixels, ids, score, first, batch_size)

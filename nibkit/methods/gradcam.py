@@ -11,11 +11,12 @@ Grad-CAM (Selvaraju et al., ICCV 2017) pools G over all places first; the publis
 from torch import Tensor
 
 from ..attribution import Attribution, method
+from ..towers import Layer
 from ._gradient import behind, explain, slope
 
 
 @method
-def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
+def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published

@@ -11,11 +11,12 @@ The mean runs over the patches (CLS is no place in the picture), and over a text
 from torch import Tensor
 
 from ..attribution import Attribution, method
+from ..towers import Layer
 from ._gradient import behind, explain, scored, slope
 
 
 @method
-def gradcam_pooled(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
+def gradcam_pooled(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
     """Grad-CAM of B pairs, image and text (Selvaraju et al., ICCV 2017).
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine. A map may be 0

@@ -11,8 +11,6 @@ Wang, Rudner & Wilson, Visual Explanations of Image-Text Representations via Mul
 Attribution, NeurIPS 2023.
 """
 
-import math
-
 import numpy as np
 import pandas as pd
 import torch
@@ -20,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
-from ..towers import State, Tower, ragged
+from ._gradient import behind, seen
+from ..towers import Layer, State, Tower, ragged
 
 OPEN = 5.0  # alpha at the start
 
@@ -75,7 +74,7 @@ def m2ib(
     pixels: Tensor,
     ids: list[Tensor],
     *,
-    layer: int = 9,
+    layer: Layer = None,
     steps: int = 10,
     beta: float = 0.1,
     lr: float = 1.0,
@@ -92,25 +91,22 @@ def m2ib(
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
-    last = min(len(tower.blocks) for tower in (clip.image, clip.text)) - 1
-    if layer == last:
-        why = "behind the last block only the row that is read reaches the embedding"
-        raise ValueError(f"layer={layer} is not in 0..{last - 1}: m2ib gates a block's output; {why}: choose lower")
-    towers = clip.image, clip.text
-    places = clip.image.prefix + math.prod(clip.image.grid)
+    towers, layers = (clip.image, clip.text), behind(clip, layer)
+    states = [tower.state(x, k) for tower, x, k in zip(towers, (pixels, ids), layers)]
+    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
+    places = states[0].tokens.shape[1:]
     starts = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]
     for _ in range(steps):  # a pair's one stream serves the picture first: the text's part begins behind that
-        torch.randn(samples, places, clip.image.width, generator=starts[1])
-    states = [tower.state(x, layer + 1) for tower, x in zip(towers, (pixels, ids))]
-    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
-    everyone, images, texts = [places] * len(ids), [], []
-    for tower, state, target, lengths, rng, scores in zip(
-        towers, states, embeddings[::-1], (everyone, (states[1].readout + 1).tolist()), starts, (images, texts)
+        torch.randn(samples, *places, generator=starts[1])
+    lengths = [places[0]] * len(ids), seen(clip.text, states[1]).sum(1).tolist()
+    images, texts = [], []
+    for tower, state, first, target, n, rng, scores in zip(
+        towers, states, layers, embeddings[::-1], lengths, starts, (images, texts)
     ):
         for part in torch.arange(len(ids)).split(max(1, batch_size // samples)):
-            noise = Noise(rng, [lengths[k] for k in part], samples, tower.width)
+            noise = Noise(rng, [n[k] for k in part], samples, state.tokens.shape[2])
             some = State(state.tokens[part, : max(noise.lengths)], state.readout[part])
-            scores.extend(optimise(tower, some, layer + 1, target[part], noise, steps - 1, beta, lr))
+            scores.extend(optimise(tower, some, first, target[part], noise, steps - 1, beta, lr))
     info = pd.DataFrame({"passes": np.full(len(ids), (steps - 1) * samples)})
     patches = clip.image.patches(torch.stack(images)).float().cpu().numpy()
     return Attribution(patches, as_arrays(ragged(texts, ids)), clip.image.size, info)

@@ -52,8 +52,10 @@ def mfaba(
         rows = [tower.rows(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     same = None
     if protocol == "paper":
-        read = [i[: end + 1] for i, end in zip(ids, rows[1].readout.tolist())]
-        tokens = torch.nn.utils.rnn.pad_sequence(read, batch_first=True, padding_value=-1)
+        tokens = -torch.arange(1, rows[1].tokens.shape[1] + 1, device=clip.device).repeat(len(ids), 1)  # padding: alone
+        for row, i, end in zip(tokens, ids, rows[1].readout.tolist()):
+            n = min(len(i), end + 1)
+            row[:n] = i[:n]
         same = (tokens[:, :, None] == tokens[:, None]).to(rows[1].tokens)
     image = walk(clip.image, rows[0], embeddings[1], steps, step_size)
     text = walk(clip.text, rows[1], embeddings[0], steps, step_size, same)

@@ -97,12 +97,15 @@ def rise(
 
     drawn, shown = [], []
     for i, end in zip(ids, rows.readout.tolist()):
-        rng = np.random.RandomState(seed if paper else [seed, *i[: end + 1].tolist()])
-        inner = end + 1 if paper else max(0, end - 1)
-        m = word_masks(rng, text_masks, inner, probability, grid, text.width)
-        drawn.append(m if paper else F.pad(m, (1, end - inner)))
-        shown.append(m[:, last_place(i[: end + 1].cpu())] if paper else F.pad(m, (1, end - inner), value=1.0))
-    drawn, shown = (torch.nn.utils.rnn.pad_sequence([m.T for m in ms], True).mT for ms in (drawn, shown))  # (B, N, T)
+        i = i[: end + 1].cpu()
+        rng = np.random.RandomState(seed if paper else [seed, *i.tolist()])
+        ends = (0, 0) if paper else (text.before, len(i) - text.before - max(0, len(i) - text.before - 1))
+        m = word_masks(rng, text_masks, len(i) - sum(ends), probability, grid, text.width)
+        drawn.append(F.pad(m, ends))
+        shown.append(m[:, last_place(i)] if paper else F.pad(m, ends, value=1.0))
+    padding = rows.tokens.shape[1] - torch.tensor([[m.shape[1]] for m in drawn])
+    drawn = torch.stack([F.pad(m, (0, n)) for m, n in zip(drawn, padding)])  # (B, N, T)
+    shown = torch.stack([F.pad(m, (0, n), value=1.0) for m, n in zip(shown, padding)])
 
     def show_picture(k: Tensor, m: Tensor) -> Tensor:
         return image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1)))

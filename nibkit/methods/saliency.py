@@ -14,7 +14,7 @@ from ..attribution import Attribution, method
 from ._gradient import explain_by_attention
 
 
-@method
+@method(attention=True)
 def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
     """Attention saliency of B pairs, image and text, as the NIB paper's code computes it.
 

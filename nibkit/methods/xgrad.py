@@ -11,11 +11,12 @@ slope at Z alone.
 from torch import Tensor
 
 from ..attribution import Attribution, method
+from ..towers import Layer
 from ._gradient import explain, slope
 
 
 @method
-def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: int = 9, batch_size: int = 64) -> Attribution:
+def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
     """Input x gradient of B pairs at the state that enters block `layer`, image and text.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
