@@ -98,3 +98,17 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
         ax.fill_between(table.index, *ends, color=drawn.get_color(), alpha=0.2, lw=0)
     ax.set(title=title, xlabel=table.index.name)
     return ax
+
+
+def verdicts(ax: Axes, table) -> Axes:
+    """A table of `sanity.verdicts` as a grid, methods x checks: the mean in a cell coloured by its verdict."""
+    table = table.assign(column=table.check + "\n" + table.part, mark=table.verdict.map({"passes": 1, "open": 0, "fails": -1}))
+    grid = table.pivot(index="method", columns="column", values=["mark", "value"])
+    grid = grid.reindex(index=table.method.unique()).reindex(columns=table.column.unique(), level=1)
+    values = grid["value"].round(2).map("{:.2f}".format).replace("-0.00", "0.00")
+    marks = grid["mark"].astype(float)
+    sns.heatmap(marks, annot=values, fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6, cbar=False, linewidths=1, ax=ax)
+    ax.xaxis.tick_top()
+    ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
+    ax.set(xlabel="", ylabel="")
+    return ax
