@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .sharing import shared, timed
+from .towers import bytes_of
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -62,9 +63,11 @@ COMMON = ("layer", "steps", "protocol", "seed", "batch_size")
 def method(function=None, *, attention: bool = False):
     """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
 
-    Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused. Inputs are
-    checked before work starts, and `info` gains the pair's share of the seconds that the method takes by itself: what it
-    found computed (`sharing`) is counted in. `layer` reaches the function as a pair.
+    Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused.
+    batch_size bounds memory, not results: rows at once, or a budget (`Tower.rows_at_once`), by default "auto". Inputs
+    are checked before work starts, and `info` gains the pair's share of the seconds that the method takes by itself:
+    what it found computed (`sharing`) is counted in.
+    `layer` reaches the function as a pair.
     attention: the method reads the blocks' attention, so a tower without it is refused.
     """
     if function is None:
@@ -79,6 +82,9 @@ def method(function=None, *, attention: bool = False):
             raise ValueError(f"protocol={options['protocol']!r} is not one of: paper, corrected")
         if isinstance(n := options.get("steps", 1), bool) or not isinstance(n, int) or n < 1:
             raise ValueError(f"steps={n!r} is not a whole number >= 1")
+        n = options.get("batch_size", "auto")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            bytes_of(n)
         layers = clip.layers(options.pop("layer", None))
         if "layer" in takes:
             options["layer"] = layers

@@ -161,7 +161,7 @@ def paths(
     *,
     tol: float,
     max_passes: int,
-    batch_size: int,
+    batch_size: int | str,
 ) -> tuple[Path, Path]:
     """The integrals of both encoders, image and text; options as in `nib`. Scores of all tokens, CLS and padding too."""
     if rule not in RULES:
@@ -171,7 +171,7 @@ def paths(
     states = [tower.state(inputs, k) for tower, inputs, k in zip(towers, (pixels, ids), layers)]
     embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     for tower, state, k, target in zip(towers, states, layers, reversed(embeddings)):
-        bottleneck = Bottleneck(tower, state, k, target, batch_size)
+        bottleneck = Bottleneck(tower, state, k, target, tower.rows_at_once(batch_size, state, k))
         if rule == "exact":
             found.append(exact_rule(bottleneck, tol, max_passes))
         else:
@@ -191,7 +191,7 @@ def nib(
     protocol: str = "paper",
     tol: float = 0.01,
     max_passes: int = 64,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
 ) -> Attribution:
     """Narrowing Information Bottleneck scores of B pairs, image and text (Zhu et al., ICLR 2025, Theorem 3).
 
@@ -199,8 +199,9 @@ def nib(
     positive token speaks for the match, a negative one against it; all tokens together (CLS included) add up to F(Z) - F(0).
 
     layer: the state that enters this block is narrowed; see `Clip.layers` for its default and for a pair. rule: "riemann"
-    (the paper's sum of `steps` terms), "gauss" (Gauss-Legendre, `steps` nodes) or "exact" (`tol`, `max_passes`: see `exact_rule`); by default "riemann" under protocol="paper"
-    and "exact" under "corrected". batch_size: rows that go through the encoder at once; bounds memory.
+    (the paper's sum of `steps` terms), "gauss" (Gauss-Legendre, `steps` nodes) or "exact" (`tol`, `max_passes`: see
+    `exact_rule`); by default "riemann" under protocol="paper" and "exact" under "corrected". batch_size: rows at once, or
+    memory such as "500MB".
     Each text is scored against its own picture (the published code: against the mean of the batch's pictures).
 
     info: passes (gradient passes per encoder, the larger of the two), gap_image, gap_text (absolute completeness gaps),

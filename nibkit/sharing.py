@@ -46,8 +46,8 @@ def shared(memo: Memo | None = None) -> Iterator[None]:
     """While it is open, what is asked again about the same inputs is not computed again.
 
     Inputs are the same if they are the same objects, so they must not be changed meanwhile. Every method opens one for
-    itself; only the outermost counts, and nothing is kept behind it but in the `memo` it was given. Results are those without it, bit for bit, where
-    what is shared was computed in the same batch. A thread has its own.
+    itself; only the outermost counts, and nothing is kept behind it but in the `memo` it was given. Results are those
+    without it, bit for bit. A thread has its own.
     """
     if _memo.get() is not None:
         yield

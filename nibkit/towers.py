@@ -26,6 +26,21 @@ def norm(module: torch.nn.Module) -> Callable:
     return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
+UNITS = {"MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(batch_size: str) -> int:
+    """"auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else."""
+    number, unit = ("500", "MB") if batch_size == "auto" else (str(batch_size)[:-2], str(batch_size)[-2:])
+    try:
+        if (found := int(float(number) * UNITS[unit])) > 0:
+            return found
+    except (KeyError, ValueError, OverflowError):
+        pass
+    allowed = 'rows (a whole number >= 1), "auto", or memory such as "500MB"'
+    raise ValueError(f"batch_size={batch_size!r} is none of: {allowed}")
+
+
 class State(NamedTuple):
     """What flows between blocks: `tokens` (B, T, C), and `readout` (B,), the row that the embedding is read from.
 
@@ -186,6 +201,20 @@ class Tower:
             n = len(self.blocks)
             raise ValueError(f"layer={layer!r} is not in 0..{n - 1} of this {n}-block {self.name} tower")
         return layer
+
+    def rows_at_once(self, batch_size: int | str, state: State, layer: int) -> int:
+        """How many rows such as those of `state` go forward and backward from block `layer` on together: at least 1.
+
+        batch_size: that number, or a budget in bytes such as "2GB" that the rows' estimated memory fits; "auto" is 500MB,
+        more made a CPU slower. Estimated is what a backward pass needs per block and token, about 20 float32 values a
+        channel (LayerNorms, query, key, value, what attention puts out, twice the four-fold MLP layer) and
+        2 x heads x tokens of attention; and as much again as one block takes, for what comes and goes.
+        """
+        if isinstance(batch_size, int):
+            return batch_size
+        _, tokens, channels = state.tokens.shape
+        values = tokens * (20 * channels + 2 * getattr(self.blocks[0], "heads", 0) * tokens)
+        return max(1, bytes_of(batch_size) // ((len(self.blocks) - layer + 1) * values * 4))
 
     def run(self, state: State, first: int, last: int) -> State:
         """Apply blocks first .. last - 1."""

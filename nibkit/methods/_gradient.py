@@ -39,7 +39,12 @@ def scored(tower: Tower, state: State) -> Tensor:
 
 
 def explain(
-    clip, pixels: Tensor, ids: list[Tensor], score: Callable, layer: tuple[int, int] | Callable[[Tower], int], batch_size: int
+    clip,
+    pixels: Tensor,
+    ids: list[Tensor],
+    score: Callable,
+    layer: tuple[int, int] | Callable[[Tower], int],
+    batch_size: int | str,
 ) -> Attribution:
     """Both encoders by score(tower, state, layer, target) -> token scores (B, T).
 
@@ -49,8 +54,12 @@ def explain(
     return _packed(clip, ids, *_each(clip, pixels, ids, score, layer, batch_size))
 
 
-def explain_by_attention(clip, pixels: Tensor, ids: list[Tensor], score: Callable, batch_size: int) -> Attribution:
-    """Both encoders by score(P, G) -> (B, T): the readout's attention in the last block and d cosine / d P, (B, heads, T).
+def explain_by_attention(
+    clip, pixels: Tensor, ids: list[Tensor], score: Callable, batch_size: int | str
+) -> Attribution:
+    """Both encoders by score(P, G) -> (B, T), from the last block alone.
+
+    P (B, heads, T): how much the readout attends to each token; G: d cosine / d P.
 
     Methods that differ in `score` alone share these two within `shared`.
     """
@@ -66,15 +75,17 @@ def explain_by_attention(clip, pixels: Tensor, ids: list[Tensor], score: Callabl
 
 
 def _each(clip, pixels, ids, measure, layer, batch_size) -> list[Tensor]:
-    """measure(tower, state, layer, target) of both encoders, in parts of at most `batch_size` pairs."""
-    towers, parts = (clip.image, clip.text), torch.arange(len(pixels), device=clip.device).split(batch_size)
+    """measure(tower, state, layer, target) of both encoders, part by part."""
+    towers = clip.image, clip.text
     layers = [layer(tower) for tower in towers] if callable(layer) else layer
     states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
     embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
-    return [
-        torch.cat([measure(tower, state.pick(part), layer, target[part]) for part in parts])
-        for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings))
-    ]
+    found = []
+    for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings)):
+        rows = tower.rows_at_once(batch_size, state, layer)
+        parts = torch.arange(len(target), device=target.device).split(rows)
+        found.append(torch.cat([measure(tower, state.pick(part), layer, target[part]) for part in parts]))
+    return found
 
 
 def _packed(clip, ids: list[Tensor], image: Tensor, text: Tensor) -> Attribution:

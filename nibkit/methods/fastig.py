@@ -16,10 +16,10 @@ from ._gradient import explain_by_attention
 
 
 @method(attention=True)
-def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
+def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention x gradient of B pairs, image and text, as the NIB paper's code computes its Fast-IG baseline.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
-    token speaks for the match. batch_size: pairs at once; bounds memory. info: passes.
+    token speaks for the match. batch_size: rows at once, or memory such as "500MB". info: passes.
     """
     return explain_by_attention(clip, pixels, ids, lambda p, g: (g * p).mean(1), batch_size)

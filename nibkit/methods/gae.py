@@ -19,12 +19,12 @@ from ._gradient import attention, explain
 
 
 @method(attention=True)
-def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 16) -> Attribution:
+def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Rolled-out attention relevance of B pairs, image and text (Chefer, Gur and Wolf, ICCV 2021, self-attention rule).
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, without unit; the logit's
-    temperature weighs paths over many blocks against short ones, so it is part of the method. batch_size: pairs at
-    once; the attention of all blocks is held for the backward pass. info: passes.
+    temperature weighs paths over many blocks against short ones, so it is part of the method. batch_size: rows at
+    once, or memory such as "500MB": the attention of all blocks is held for the backward pass. info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -31,11 +31,11 @@ def loosened(block: Block, tokens: Tensor, state, where: Tensor) -> Tensor:
 
 
 @method(attention=True)
-def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
+def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Grad-ECLIP scores of B pairs, image and text (Zhao et al., ICML 2024, and arXiv 2502.18816 for the text).
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention;
-    a map may be 0 everywhere. batch_size: pairs at once; bounds memory. info: passes.
+    a map may be 0 everywhere. batch_size: rows at once, or memory such as "500MB". info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -16,13 +16,13 @@ from ._gradient import behind, explain, slope
 
 
 @method
-def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
+def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published
     code scales them by the temperature, which its min-max removes). A map may be 0 everywhere. layer: the block whose
-    *output* is taken, one block later than NIB's state, so it must not be the last. batch_size: pairs at once; bounds
-    memory. info: passes.
+    *output* is taken, one block later than NIB's state, so it must not be the last. batch_size: rows at once, or
+    memory such as "500MB". info: passes.
     """
 
     def score(tower, state, layer, target):

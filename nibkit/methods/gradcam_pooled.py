@@ -16,12 +16,14 @@ from ._gradient import behind, explain, scored, slope
 
 
 @method
-def gradcam_pooled(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
+def gradcam_pooled(
+    clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
+) -> Attribution:
     """Grad-CAM of B pairs, image and text (Selvaraju et al., ICCV 2017).
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine. A map may be 0
     everywhere. layer: the block whose *output* is taken, one block later than NIB's state, so it must not be the
-    last. batch_size: pairs at once; bounds memory. info: passes.
+    last. batch_size: rows at once, or memory such as "500MB". info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -21,11 +21,11 @@ from ._gradient import explain, only_allowed, seen
 
 
 @method(attention=True)
-def legrad(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
+def legrad(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """LeGrad scores of B pairs, image and text (Bousselham et al., ICCV 2025).
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention.
-    batch_size: pairs at once; bounds memory. info: passes.
+    batch_size: rows at once, or memory such as "500MB". info: passes.
     """
 
     def score(tower, state, layer, target):

@@ -80,14 +80,14 @@ def m2ib(
     lr: float = 1.0,
     samples: int = 10,
     seed: int = 0,
-    batch_size: int = 64,
+    batch_size: int | str = "auto",
 ) -> Attribution:
     """M2IB scores of B pairs, image and text, in nats, >= 0 (Wang et al., NeurIPS 2023).
 
     layer: the *output* of this block is gated (one block later than NIB's), so not the last one. steps: forwards of
     the published loop; the map is what the last one sees, after steps - 1 updates, so that one need not run here.
     beta: price of a nat against a unit of cosine; lr: Adam's; samples: noisy copies per step. seed: every pair starts
-    from it, so no map depends on the batch. batch_size: rows that go through the encoder at once; bounds memory.
+    from it, so no map depends on the batch. batch_size: rows at once, or memory such as "500MB".
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
@@ -103,7 +103,8 @@ def m2ib(
     for tower, state, first, target, n, rng, scores in zip(
         towers, states, layers, embeddings[::-1], lengths, starts, (images, texts)
     ):
-        for part in torch.arange(len(ids)).split(max(1, batch_size // samples)):
+        rows = tower.rows_at_once(batch_size, state, first)
+        for part in torch.arange(len(ids)).split(max(1, rows // samples)):
             noise = Noise(rng, [n[k] for k in part], samples, state.tokens.shape[2])
             some = State(state.tokens[part, : max(noise.lengths)], state.readout[part])
             scores.extend(optimise(tower, some, first, target[part], noise, steps - 1, beta, lr))

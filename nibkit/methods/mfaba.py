@@ -21,28 +21,42 @@ from ..attribution import Attribution, as_arrays, method
 from ..towers import State, Tower, ragged
 
 
-def walk(tower: Tower, rows: State, target: Tensor, steps: int, step_size: float, same: Tensor | None = None) -> Tensor:
+def walk(
+    tower: Tower, rows: State, target: Tensor, steps: int, step_size: float, at_once: int, same: Tensor | None = None
+) -> Tensor:
     """Token scores (B, T). Where `same` (B, T, T) is 1, two places are one token: they move as one, share a score."""
-    h, scores = rows.tokens.detach(), 0
-    for _ in range(steps):
-        h.requires_grad_()
-        cosine = F.cosine_similarity(tower.embed_rows(State(h, rows.readout)), target)
-        (gradient,) = torch.autograd.grad(cosine.sum(), h)
-        if same is not None:
-            gradient = same @ gradient
-        h = h.detach() - step_size * gradient.sign()
-        scores = scores + step_size * gradient.abs().sum(-1)
-    return scores
+    scores = []
+    for part in torch.arange(len(target), device=target.device).split(at_once):
+        h, readout = rows.pick(part)
+        total = 0
+        for _ in range(steps):
+            h = h.detach().requires_grad_()
+            cosine = F.cosine_similarity(tower.embed_rows(State(h, readout)), target[part])
+            (gradient,) = torch.autograd.grad(cosine.sum(), h)
+            if same is not None:
+                gradient = same[part] @ gradient
+            h = h.detach() - step_size * gradient.sign()
+            total = total + step_size * gradient.abs().sum(-1)
+        scores.append(total)
+    return torch.cat(scores)
 
 
 @method
 def mfaba(
-    clip, pixels: Tensor, ids: list[Tensor], *, steps: int = 10, step_size: float = 0.01, protocol: str = "paper"
+    clip,
+    pixels: Tensor,
+    ids: list[Tensor],
+    *,
+    steps: int = 10,
+    step_size: float = 0.01,
+    protocol: str = "paper",
+    batch_size: int | str = "auto",
 ) -> Attribution:
     """MFABA scores of B pairs, image and text, in units of cosine similarity, >= 0 (Zhu et al., AAAI 2024).
 
     step_size: how far every entry of the embedding rows moves per step. protocol "paper": a token that occurs twice in
     a text pools its gradients and has one score, as in the published code; "corrected": each place moves by itself.
+    batch_size: rows at once, or memory such as "500MB".
 
     info: passes, gradient passes through each whole encoder: steps.
     """
@@ -57,8 +71,9 @@ def mfaba(
             n = min(len(i), end + 1)
             row[:n] = i[:n]
         same = (tokens[:, :, None] == tokens[:, None]).to(rows[1].tokens)
-    image = walk(clip.image, rows[0], embeddings[1], steps, step_size)
-    text = walk(clip.text, rows[1], embeddings[0], steps, step_size, same)
+    at_once = [tower.rows_at_once(batch_size, row, 0) for tower, row in zip(towers, rows)]
+    image = walk(clip.image, rows[0], embeddings[1], steps, step_size, at_once[0])
+    text = walk(clip.text, rows[1], embeddings[0], steps, step_size, at_once[1], same)
     info = pd.DataFrame({"passes": np.full(len(ids), steps)})
     patches = clip.image.patches(image).float().cpu().numpy()
     return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)

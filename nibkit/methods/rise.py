@@ -77,12 +77,12 @@ def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: 
 @method
 def rise(
     clip, pixels: Tensor, ids: list[Tensor], *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1,
-    grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int = 64
+    grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int | str = "auto"
 ) -> Attribution:
     """RISE of B pairs: scores per pixel (B, H, W) and per token, in units of cosine similarity (Petsiuk et al., 2018).
 
     masks, text_masks: how many; grid: cells along a side; probability: of a cell to be open. seed: pictures share their
-    masks, and no score depends on the batch. batch_size: rows at once (at least one a pair); bounds memory.
+    masks, and no score depends on the batch. batch_size: rows at once (at least one a pair), or memory such as "500MB".
     protocol "paper": every text starts from the seed, BOS and EOS are masked too, a repeated token shows by the mask of
     its last place. "corrected": every text has its own draws, every place its own mask; BOS and EOS show and score 0.
     info: passes, forward passes through each whole encoder, the larger of the two.
@@ -114,9 +114,10 @@ def rise(
         masked = rows.tokens[:, None] * shown[:, k, :, None].to(m)
         return text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k))))
 
-    by = probability if paper else None
+    by, towers = probability if paper else None, ((image, image.rows(pixels[:1])), (text, rows))
+    pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)  # no gradient
     of_pixels = lambda k: image_masks(opened[k.numpy()], shift[k.numpy()], image.size)[None]  # noqa: E731
-    pixel_scores = sample(of_pixels, show_picture, clip.embed_text(ids), masks, batch_size, by)
-    token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, batch_size, by)
+    pixel_scores = sample(of_pixels, show_picture, clip.embed_text(ids), masks, pictures, by)
+    token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, texts, by)
     info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})
     return Attribution(pixel_scores.float().cpu().numpy(), as_arrays(ragged(token_scores, ids)), image.size, info)

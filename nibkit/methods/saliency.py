@@ -15,10 +15,11 @@ from ._gradient import explain_by_attention
 
 
 @method(attention=True)
-def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int = 64) -> Attribution:
+def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention saliency of B pairs, image and text, as the NIB paper's code computes it.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in cosine per unit of attention:
-    they say how much a token matters, not for or against. batch_size: pairs at once; bounds memory. info: passes.
+    they say how much a token matters, not for or against. batch_size: rows at once, or memory such as "500MB".
+    info: passes.
     """
     return explain_by_attention(clip, pixels, ids, lambda p, g: g.abs().mean(1), batch_size)

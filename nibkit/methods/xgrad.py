@@ -16,11 +16,11 @@ from ._gradient import explain, slope
 
 
 @method
-def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int = 64) -> Attribution:
+def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
     """Input x gradient of B pairs at the state that enters block `layer`, image and text.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive
-    token speaks for the match, to first order. batch_size: pairs at once; bounds memory. info: passes.
+    token speaks for the match, to first order. batch_size: rows at once, or memory such as "500MB". info: passes.
     """
 
     def score(tower, state, layer, target):
