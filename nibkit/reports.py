@@ -9,6 +9,7 @@
 """
 
 import ast
+import asyncio
 import base64
 import copy
 import hashlib
@@ -429,9 +430,11 @@ def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
         )
         try:
             client.execute(env=_environment(1))
-        except (nbclient.exceptions.CellExecutionError, nbclient.exceptions.DeadKernelError) as error:
+        except (nbclient.exceptions.CellExecutionError, RuntimeError) as error:  # a kernel that dies is a RuntimeError
             failures[notebook.stem] = _failure(nb) or str(error)
             continue
+        except (AssertionError, asyncio.CancelledError):  # how nbclient ends when SIGINT or SIGTERM has made it drop its kernel
+            raise KeyboardInterrupt from None
         nbformat.write(clean(nb), notebook)
     return failures
 

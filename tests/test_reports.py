@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import re
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -244,6 +246,22 @@ def test_refresh_executes_in_place_and_a_second_time_changes_nothing(tmp_path):
     assert refresh(folder) == {"02_bad": "cell 3 of 3 (`raise KeyError('lost')`): KeyError: 'lost'"}
     assert (folder / "01_good.ipynb").read_text(encoding="utf-8") == text
     assert (folder / "02_bad.ipynb").read_text(encoding="utf-8") == bad
+
+
+def test_refresh_reports_a_kernel_that_died_and_goes_on(tmp_path):
+    folder = notebook(tmp_path, "01_dies", "import os\nos._exit(1)")
+    notebook(folder, "02_good", "1")
+    assert refresh(folder) == {"01_dies": "Kernel died"}
+    assert nbformat.read(folder / "02_good.ipynb", as_version=4).cells[2].execution_count == 2
+
+
+def test_an_interrupted_refresh_says_so_and_keeps_the_file(tmp_path):
+    folder = notebook(tmp_path, "01_long", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)")
+    before = (folder / "01_long.ipynb").read_text(encoding="utf-8")
+    code = "import sys\nfrom pathlib import Path\nfrom nibkit.reports import refresh\nrefresh(Path(sys.argv[1]))"
+    child = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, encoding="utf-8", timeout=50)
+    assert child.stderr.rstrip().endswith("KeyboardInterrupt") and "AssertionError" not in child.stderr
+    assert (folder / "01_long.ipynb").read_text(encoding="utf-8") == before
 
 
 def test_clean_strips_the_traces_of_execution_and_is_idempotent():
