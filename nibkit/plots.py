@@ -102,12 +102,12 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
 
 def verdicts(ax: Axes, table) -> Axes:
     """A table of `sanity.verdicts` as a grid, methods x checks: the mean in a cell coloured by its verdict."""
-    table = table.assign(column=table.check + "\n" + table.part, mark=table.verdict.map({"passes": 1, "open": 0, "fails": -1}))
+    marks = table.verdict.map({"passes": 1, "open": 0, "fails": -1})
+    table = table.assign(column=table.check + "\n" + table.part, mark=marks)
     grid = table.pivot(index="method", columns="column", values=["mark", "value"])
     grid = grid.reindex(index=table.method.unique()).reindex(columns=table.column.unique(), level=1)
     values = grid["value"].round(2).map("{:.2f}".format).replace("-0.00", "0.00")
-    marks = grid["mark"].astype(float)
-    sns.heatmap(marks, annot=values, fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6, cbar=False, linewidths=1, ax=ax)
+    sns.heatmap(grid["mark"].astype(float), annot=values, fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6, cbar=False, linewidths=1, ax=ax)
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
     ax.set(xlabel="", ylabel="")

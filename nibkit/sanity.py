@@ -6,8 +6,8 @@
 A method's map of a pair is compared with the map it gives when one thing is changed. Where the change takes away what the
 map claims to explain, the two must differ; where it is of no account, they must agree (CHECKS).
 
-Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (weights, top down); Hedström et al., Sanity Checks Revisited,
-2024 (the efficient form: complexity before and after, instead of a similarity at every block).
+Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (weights, top down); Hedström et al., Sanity Checks
+Revisited, 2024 (the efficient form: complexity before and after, instead of a similarity at every block).
 """
 
 import copy
@@ -54,7 +54,7 @@ CHECKS = {
 
 
 def depths(names: Sequence[str]) -> dict[str, int]:
-    """Parameter name -> stage at which the cascade reaches it: 0 behind the blocks, 1 the last block, ..., last the input."""
+    """Parameter name -> its place in the cascade: 0 behind the blocks, 1 the last block, ..., the highest: the input."""
     found = {name: re.search(r"\.(\d+)\.", name) for name in names}
     last: dict[str, int] = {}  # of each encoder, told by what stands before the number
     for name, match in found.items():
@@ -70,20 +70,22 @@ def depths(names: Sequence[str]) -> dict[str, int]:
 def cascade(clip, every: int = 4, seed: int = 0) -> Iterator[tuple[int, object]]:
     """Copies of `clip` with ever more weights shuffled from the top down: (blocks shuffled in each encoder, Clip).
 
-    Stages: what is behind the blocks with the first `every` blocks, then `every` more at a time; the last stage has the
-    embeddings too, so that nothing trained is left. Shuffled means each tensor's entries in another order (zeros, such as unused
-    vocabulary, stay where they are), so every tensor keeps its mean and spread. `clip` itself is never touched.
+    What is behind the blocks goes with the first `every` blocks, then `every` more at a time; the last stage takes the
+    embeddings too, so that nothing trained is left. Shuffled means each tensor's entries in another order (zeros, such
+    as unused vocabulary, stay where they are): a tensor keeps its mean and spread. `clip` itself is never touched.
     """
     clip, generator = copy.deepcopy(clip), torch.Generator().manual_seed(seed)
     parameters = dict(clip.model.named_parameters())
-    stage, end = depths(list(parameters)), max(depths(list(parameters)).values())
-    for first in range(0, end - 1, every):
-        reached = min(first + every, end - 1)
+    depth = depths(list(parameters))
+    done, blocks = -1, max(depth.values()) - 1
+    for reached in [*range(every, blocks, every), blocks]:
+        until = reached + (reached == blocks)
         for name, weight in parameters.items():
-            if first < stage[name] <= reached or (stage[name] == 0 and not first) or (stage[name] == end and reached == end - 1):
+            if done < depth[name] <= until:
                 flat = weight.data.view(-1)
                 used = flat.nonzero()[:, 0].cpu()
                 flat[used] = flat[used[torch.randperm(len(used), generator=generator)]]
+        done = until
         yield reached, clip.around(clip.model)
 
 
