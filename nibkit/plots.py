@@ -103,7 +103,7 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
 def verdicts(ax: Axes, table) -> Axes:
     """A table of `sanity.verdicts` as a grid, methods x checks: the mean in a cell coloured by its verdict."""
     marks = table.verdict.map({"passes": 1, "open": 0, "fails": -1})
-    table = table.assign(column=table.check + "\n" + table.part, mark=marks)
+    table = table.assign(column=(table.check + " " + table.part).str.replace(" ", "\n"), mark=marks)
     grid = table.pivot(index="method", columns="column", values=["mark", "value"])
     grid = grid.reindex(index=table.method.unique()).reindex(columns=table.column.unique(), level=1)
     values = grid["value"].round(2).map("{:.2f}".format).replace("-0.00", "0.00")
