@@ -29,8 +29,27 @@ from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
 from .sharing import once, shared
 
 METRICS = list(HIGHER_IS_BETTER)
-NUMBERS = [*METRICS, "seconds", "passes"]
-COLUMNS = ["dataset", "pair", "text", "method", *NUMBERS, "error"]
+COST = ["seconds", "passes"]
+
+
+class Measure(NamedTuple):
+    """What `run` measures: its name, its columns (metric -> higher is better; None: a description), and the function
+    (clip, pairs, pixels, ids, attribution, protocol) -> DataFrame of those columns, one row per pair.
+    """
+
+    name: str
+    columns: Mapping[str, bool | None]
+    function: Callable[..., pd.DataFrame]
+
+
+def _confidence(clip, pairs, pixels, ids, a, protocol: str) -> pd.DataFrame:
+    table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
+    if table.isna().any(axis=None):
+        raise ValueError("a metric is not a number")
+    return table
+
+
+CONFIDENCE = Measure("confidence", HIGHER_IS_BETTER, _confidence)
 
 
 def run(
@@ -45,6 +64,7 @@ def run(
     options: dict | None = None,
     progress: bool = True,
     seed: int = 0,
+    measure: Measure = CONFIDENCE,
 ) -> pd.DataFrame:
     """Explain every pair by every method and measure it: a row per (pair, method), in order of dataset, then methods.
 
@@ -55,7 +75,8 @@ def run(
         rows as an undisturbed one. More pairs or methods may be asked for later; other settings (they are kept beside
         it, in OUT.settings.json) are refused.
 
-    Columns: dataset, pair, text, method (the label), the four metrics of `metrics.confidence` (percent points), seconds
+    Columns: dataset, pair, text, method (the label), those of `measure` (by default the four metrics of
+    `metrics.confidence`, percent points), seconds
     (per pair, what the method takes by itself: work that methods share is done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
     cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before the work.
     """
@@ -63,6 +84,7 @@ def run(
         raise ValueError(f"batch={batch} must be at least 1, and n_pairs={n_pairs} at least 0 (all pairs)")
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+    columns = ["dataset", "pair", "text", "method", *measure.columns, *COST, "error"]
     plan = _plan(clip, methods, {"seed": seed, "protocol": protocol, **(options or {})})
     pairs = range(min(n_pairs, len(dataset)) if n_pairs else len(dataset))
     order = [(str(dataset[k].id), label) for k in pairs for label in plan]
@@ -73,7 +95,7 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(out or Path(scratch) / "rows.csv")
         model = f"{clip.name}, weights {_checksum(clip)}"
-        done = _resume(file, {"model": model, "dataset": name, "protocol": protocol, "methods": plan})
+        done = _resume(file, columns, {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan})
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
             for start in pairs[::batch]:
@@ -83,14 +105,14 @@ def run(
                 with shared():
                     for label in todo:  # always the whole batch: its make-up shows in the last digits
                         bar.set_postfix_str(label)
-                        rows = _rows(clip, items, label, *plan[label], protocol)
+                        rows = _rows(clip, items, label, *plan[label], protocol, measure)
                         new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
-                        _write(file, new.values(), "a")
+                        _write(file, columns, new.values(), "a")
                         done |= new
                         bar.update(len(new))
         done = {key: done[key] for key in order} | done
-        _replace(file, lambda part: _write(part, done.values(), "w"))
-    return pd.DataFrame([done[key] for key in order], columns=COLUMNS)
+        _replace(file, lambda part: _write(part, columns, done.values(), "w"))
+    return pd.DataFrame([done[key] for key in order], columns=columns)
 
 
 def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
@@ -116,6 +138,7 @@ class Item(NamedTuple):
     """A pair as the methods take it: pixels (1, 3, H, W) and ids; None where there are none, and `row` says why."""
 
     row: dict
+    pair: object = None
     pixels: torch.Tensor | None = None
     ids: torch.Tensor | None = None
 
@@ -126,7 +149,7 @@ def _prepare(clip, dataset: str, pair) -> Item:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
             raise ValueError(f"the caption {pair.text!r} has no word to score")
-        return Item(row, clip.preprocess(pair.image), ids)
+        return Item(row, pair, clip.preprocess(pair.image), ids)
     except Exception as error:
         return Item(row | _failed(error))
 
@@ -137,32 +160,30 @@ def _rows(clip, items: list[Item], label: str, *how) -> list[dict]:
     return [{**item.row, "method": label, **results.get(item.row["pair"], {})} for item in items]
 
 
-def _results(clip, items: list[Item], name: str, options: dict, protocol: str) -> list[dict]:
-    """NUMBERS and error of each item. Where a batch fails, its pairs are tried one by one."""
+def _results(clip, items: list[Item], name: str, options: dict, protocol: str, measure: Measure) -> list[dict]:
+    """The numbers and error of each item. Where a batch fails, its pairs are tried one by one."""
     if not items:
         return []
     try:
         pixels, ids = once((*items, "inputs"), lambda: (torch.cat([i.pixels for i in items]), [i.ids for i in items]))
         a = METHODS[name](clip, pixels, ids, **options)
-        table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
-        if table.isna().any(axis=None):
-            raise ValueError("a metric is not a number")
-        table[["seconds", "passes"]] = a.info.reindex(columns=["seconds", "passes"]).to_numpy()
+        table = measure.function(clip, [item.pair for item in items], pixels, ids, a, protocol)
+        table[COST] = a.info.reindex(columns=COST).to_numpy()
         return [{**row, "error": ""} for row in table.astype(float).to_dict("records")]
     except Exception as error:
         if len(items) == 1:
             return [_failed(error)]
-        return [result for item in items for result in _results(clip, [item], name, options, protocol)]
+        return [result for item in items for result in _results(clip, [item], name, options, protocol, measure)]
 
 
 def _failed(error: Exception) -> dict:
-    return dict.fromkeys(NUMBERS, float("nan")) | {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+    return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _resume(file: Path, settings: dict) -> dict[tuple[str, str], dict]:
+def _resume(file: Path, columns: list[str], settings: dict) -> dict[tuple[str, str], dict]:
     """The finished rows of `file`, a half-written last line cut off; a new file where there is none."""
     beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=str))
     lines = file.read_bytes() if file.exists() else b""
@@ -177,18 +198,18 @@ def _resume(file: Path, settings: dict) -> dict[tuple[str, str], dict]:
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
     if not lines:
-        _write(file, [], "w")
+        _write(file, columns, [], "w")
         return {}
     os.truncate(file, len(lines))
     rows = csv.DictReader(io.StringIO(lines.decode("utf-8"), newline=""))
-    done = ({**row, **{key: float(row[key]) for key in NUMBERS}} for row in rows)
+    done = ({**row, **{key: float(row[key]) for key in columns[4:-1]}} for row in rows)
     return {(row["pair"], row["method"]): row for row in done}
 
 
-def _write(file: Path, rows: Iterable[dict], mode: str) -> None:
-    """Append ("a") rows, or start the file anew ("w"); they are on the disk when this returns."""
+def _write(file: Path, columns: list[str], rows: Iterable[dict], mode: str) -> None:
+    """Append ("a") rows, or start the file anew ("w"); they are on the disk when this returns. A failed row's numbers: nan."""
     with open(file, mode, encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(stream, columns, restval="nan", lineterminator="\n")
         if mode == "w":
             writer.writeheader()
         writer.writerows(rows)

@@ -17,9 +17,9 @@ from PIL import Image
 from scipy import stats
 
 import nibkit
-from nibkit import benchmark
+from nibkit import benchmark, measures
 from nibkit.attribution import method
-from nibkit.benchmark import COLUMNS, METRICS, beside_paper, compare, run, style, summary
+from nibkit.benchmark import METRICS, beside_paper, compare, run, style, summary
 
 METHODS = {"nib": ("nib", {"steps": 3}), "nib 2": ("nib", {"steps": 2}), "random": ("random", {})}
 TEXTS = ["a dog", "a cat and a dog", 'a "red", round bus', "two birds on the water"]
@@ -74,7 +74,7 @@ def undisturbed(golden_clip, tmp_path_factory):
 
 def test_rows(golden_clip, undisturbed):
     dataset, rows, out = undisturbed
-    assert list(rows) == COLUMNS
+    assert list(rows) == ["dataset", "pair", "text", "method", *METRICS, "seconds", "passes", "error"]
     assert list(zip(rows.pair, rows.method)) == [(p.id, label) for p in dataset for label in METHODS]
     assert set(rows.dataset) == {"noise"}
     assert list(rows.text[[6, 9]]) == ['a "red", round bus', "two birds on the water"]
@@ -365,3 +365,24 @@ def test_style_puts_the_best_in_bold():
     assert html.count("<b>") == 4 and ">3.00<br>" in html
     assert "a&lt;b&gt;" in html and "image drop ↓" in html and "_low" not in html
     assert style(beside_paper(summary(table(nib=[(1.0, 0.0)])), "scenes-objects")).to_html().count("<b>") == 8
+
+
+def test_other_measures_have_their_own_columns_and_resume(golden_clip, tmp_path):
+    both = measures.together(measures.PROTOCOLS, measures.areas(["mean"], points=1))
+    rows = go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"], measure=both)
+    assert list(rows) == ["dataset", "pair", "text", "method", *both.columns, "seconds", "passes", "error"]
+    assert (rows.error == "").all() and rows[list(both.columns)].notna().all(axis=None)
+    more = go(golden_clip, pairs(4), tmp_path / "rows.csv", methods=["random"], measure=both)
+    pd.testing.assert_frame_equal(more[:3], rows)
+    with pytest.raises(ValueError, match="was made with measure = confidence paper and corrected"):
+        go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"])
+
+
+def test_corrected_columns_are_the_corrected_protocol(golden_clip):
+    rows = go(golden_clip, pairs(2), methods=["random"], measure=measures.PROTOCOLS)
+    pixels, ids = golden_clip.preprocess([p.image for p in pairs(2)]), golden_clip.tokenize([p.text for p in pairs(2)])
+    a = nibkit.METHODS["random"](golden_clip, pixels, ids)
+    for suffix, how in (("", {}), ("_corrected", {"protocol": "corrected", "relative": True})):
+        want = nibkit.metrics.confidence(golden_clip, pixels, ids, a.heatmap(), a.word_scores(), **how)
+        for column in ("image_drop", "text_drop", "text_increase"):
+            np.testing.assert_allclose(rows[column + suffix].astype(float), want[column], atol=1e-3)

@@ -1,0 +1,175 @@
+"""Ground truth: do the scores lie on what the text names?
+
+    rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods, measure=measures.TRUTH)
+
+Maps are judged at the resolution of the masks, on the part of the picture that the model sees. Each column says what a map
+that knows nothing gets, and the same map is judged on the next picture's mask too (`..._shuffled`): what it owes to habit,
+such as looking at the middle, it gets there as well.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from skimage.filters import threshold_otsu
+
+from .attribution import Attribution, upsample, words
+from .data import PairDataset
+from .sharing import once
+from .scenes.datasets import prompt
+from .scenes.world import words_of
+
+IMAGE = {"pointing": True, "mass": True, "iou": True, "ap": True}  # column -> higher is better
+SIGNED = {"named": True, "other": False, "ground": None}
+TEXT = {"word_first": True, "function_rank": False}
+COLUMNS = {
+    **IMAGE, **{f"{name}_shuffled": None for name in IMAGE}, **SIGNED, **TEXT,
+    **dict.fromkeys(("area", "word_share", "cosine", "energy_image", "energy_text")),
+}  # fmt: skip
+# What no caption of any world names. "photo" and "picture" belong to the template of a prompt, not to its object.
+FUNCTION = frozenset("a an the and or with next to of on in at by is are there this that photo picture , .".split())
+
+
+def queries(pairs: Sequence) -> PairDataset:
+    """One pair per object of each picture, under "a photo of a {name}": the others' masks show what should be left alone.
+
+    pairs: items with `.masks` (object name -> mask); the ids get "/name" appended.
+    """
+    found = []
+    for pair in pairs:
+        for name in pair.masks:
+            text = prompt(name)
+            found.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words_of(text, [name])))
+    return PairDataset(f"{getattr(pairs, 'name', 'custom')}-queries", found)
+
+
+def mismatched(pairs: Sequence) -> PairDataset:
+    """The same pictures, ids and masks, each under the text of the next pair that names nothing in the picture.
+
+    ValueError where there is no such pair.
+    """
+    here = [set(pair.masks) for pair in pairs]
+    said = [set(pair.words.values()) for pair in pairs]
+    found = []
+    for k, pair in enumerate(pairs):
+        others = (j % len(pairs) for j in range(k + 1, k + len(pairs)))
+        other = next((j for j in others if said[j] and not said[j] & here[k]), None)
+        if other is None:
+            raise ValueError(f"no text of the {len(pairs)} pairs names only what is not in picture {pair.id!r}; take more pairs")
+        found.append(replace(pair, text=pairs[other].text, words={}))
+    return PairDataset(f"{getattr(pairs, 'name', 'custom')}-mismatched", found)
+
+
+# --- one map -----------------------------------------------------------------------------------------------------
+
+
+def seen(mask: np.ndarray) -> np.ndarray:
+    """The part of a mask (H, W) that the model sees: the square in the middle, as CLIP's preprocess cuts it."""
+    side = min(mask.shape)
+    top, left = ((n - side) // 2 for n in mask.shape)
+    return mask[top : top + side, left : left + side]
+
+
+def average_precision(scores: np.ndarray, target: np.ndarray) -> float:
+    """Mean precision over the target's pixels when pixels are taken best first, equal scores at once; [0, 1].
+
+    A flat map gets the target's share of the picture.
+    """
+    _, group = np.unique(-scores.ravel(), return_inverse=True)
+    hits = np.bincount(group, target.ravel())
+    return float((hits.cumsum() / np.bincount(group).cumsum()) @ hits / hits.sum())
+
+
+def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """A signed map (H, W) against a boolean mask of its size; all in [0, 1], higher is better.
+
+    pointing: is the highest pixel in the mask (Zhang et al., 2018; of several highest ones, the share that is). By
+        chance: the mask's share of the picture.
+    mass: share of the positive scores inside the mask; 0 where nothing is positive. A flat positive map: the mask's share.
+    iou: intersection over union of the mask and the pixels above Otsu's threshold; a flat map has no such pixel: 0.
+    ap: average precision of the pixels. By chance: the mask's share.
+    """
+    positive = scores.clip(min=0)
+    region = scores > threshold_otsu(scores)
+    return {
+        "pointing": float(target[scores == scores.max()].mean()),
+        "mass": float(positive[target].sum() / total) if (total := positive.sum()) > 0 else 0.0,
+        "iou": float((region & target).sum() / (region | target).sum()),
+        "ap": average_precision(scores, target),
+    }
+
+
+def signed_truth(scores: np.ndarray, target: np.ndarray, others: np.ndarray) -> dict[str, float]:
+    """Mean score on the named object, on the other ones and on the rest, as parts of the map's largest magnitude: [-1, 1].
+
+    The negative property says other < 0. It means something only where `ground` is not below 0 as well. nan where there
+    are no such pixels.
+    """
+    scores = scores / (np.abs(scores).max() or 1)
+    mean = lambda mask: float(scores[mask].mean()) if mask.any() else np.nan  # noqa: E731
+    return {"named": mean(target), "other": mean(others), "ground": mean(~(target | others))}
+
+
+def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[str, float]:
+    """Scored words against the names of the objects.
+
+    word_first: is the highest word the name of an object (of several highest, the share that is); by chance word_share.
+    function_rank: mean rank of the function words (FUNCTION), from 0, the lowest of all words, to 1; by chance 0.5.
+    nan where no word names an object, or where there is no function word.
+    """
+    names = np.array([word in objects for word, _ in scored])
+    function = np.array([word in FUNCTION for word, _ in scored])
+    scores = np.array([score for _, score in scored])
+    if not names.any() or not function.any():
+        return dict.fromkeys(("word_share", "word_first", "function_rank"), np.nan)
+    ranks = (stats.rankdata(scores) - 1) / (len(scores) - 1)
+    first = float(names[scores == scores.max()].mean())
+    return {"word_share": float(names.mean()), "word_first": first, "function_rank": float(ranks[function].mean())}
+
+
+# --- a batch -----------------------------------------------------------------------------------------------------
+
+
+def _split(pair) -> tuple[np.ndarray, np.ndarray]:
+    """What the text names, and the other objects: masks of what the model sees. ValueError where nothing named is in sight."""
+    masks = {name: seen(mask) for name, mask in pair.masks.items()}
+    named = set(pair.words.values()) & set(masks) or set(masks)
+    if not any(masks[name].any() for name in named):
+        raise ValueError(f"{pair.id} has no mask with a pixel in the part that the model sees; give it one or leave it out")
+    nothing = np.zeros_like(next(iter(masks.values())))
+    sides = ([mask for name, mask in masks.items() if (name in named) == side] for side in (True, False))
+    target, others = (np.any([nothing, *side], axis=0) for side in sides)
+    return target, others
+
+
+def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
+    """COLUMNS of B pairs and their scores, one row per pair: `image_truth`, `signed_truth`, `text_truth`, and
+
+    pointing_shuffled and so on: the same map on the target of the pair half a batch on, where that is another one (else nan);
+    area, word_share: the target's share of what the model sees, the objects' share of the words: what chance gets;
+    cosine: of the pair; energy_image, energy_text: sum of the magnitudes of all patch or word scores, in the method's unit.
+
+    The target is what the text names (`pair.words`); of a pair that does not say what its words name, all its masks.
+    ValueError where a pair has no mask, or its target is out of the model's sight.
+    """
+    split = once((*pairs, "masks"), lambda: [_split(pair) for pair in pairs])
+    cosine = clip.similarity(pixels, ids).tolist()
+    rows = []
+    for k, (pair, (target, others)) in enumerate(zip(pairs, split)):
+        scores = np.nan_to_num(upsample(a.image[k : k + 1], len(target))[0])
+        elsewhere = split[(k + len(pairs) // 2) % len(pairs)][0]
+        shuffled = dict.fromkeys(IMAGE, np.nan)
+        if not np.array_equal(elsewhere, target):
+            shuffled = image_truth(np.nan_to_num(upsample(a.image[k : k + 1], len(elsewhere))[0]), elsewhere)
+        scored = words(clip, ids[k], np.nan_to_num(a.text[k]))
+        rows.append(
+            image_truth(scores, target)
+            | {f"{name}_shuffled": value for name, value in shuffled.items()}
+            | signed_truth(scores, target, others)
+            | text_truth(scored, set(pair.words.values()))
+            | {"area": target.mean(), "cosine": cosine[k]}
+            | {"energy_image": np.abs(a.image[k]).sum(), "energy_text": np.abs(a.text[k][1:-1]).sum()}
+        )
+    return pd.DataFrame(rows)[list(COLUMNS)]

@@ -1,0 +1,119 @@
+"""Tables over tidy rows (a row per pair and method, a column per metric): who beats the controls, and whether two metrics
+rank the methods alike.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+CONTROLS = ("random", "centre")
+
+
+def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
+    """Bootstrap weights of n pairs: (resamples, n), rows add up to 1."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+    """n, mean, and low and high of its percentile bootstrap interval; nan are left out."""
+    values = np.asarray(values, float)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {"n": 0, "mean": np.nan, "low": np.nan, "high": np.nan}
+    ends = np.quantile(_draws(len(values), resamples, seed) @ values, [(1 - level) / 2, (1 + level) / 2])
+    return {"n": len(values), "mean": values.mean(), "low": ends[0], "high": ends[1]}
+
+
+def means(rows: pd.DataFrame, metrics: Sequence[str], by: str | list[str] = "method") -> pd.DataFrame:
+    """n, mean, low and high of each metric: a row per (metric, group), in order of `metrics`, then of the rows."""
+    groups = rows.groupby(by, sort=False)
+    keys = [by] if isinstance(by, str) else by
+    found = []
+    for metric in metrics:
+        for key, group in groups:
+            key = [key] if isinstance(by, str) else key
+            found.append({"metric": metric, **dict(zip(keys, key)), **mean_interval(group[metric])})
+    return pd.DataFrame(found).set_index(["metric", *keys])
+
+
+def paired_p(difference: np.ndarray) -> float:
+    """Two-sided p of paired differences: Wilcoxon's signed ranks; where all have one size, McNemar's exact test."""
+    moved = difference[difference != 0]
+    if not len(moved):
+        return 1.0
+    if np.ptp(np.abs(moved)) == 0:
+        return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
+    return float(stats.wilcoxon(difference).pvalue)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Holm's step-down correction: p-values adjusted for all of them being tested at once."""
+    p = np.asarray(p, float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return adjusted
+
+
+def against_controls(
+    rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str] = CONTROLS, alpha: float = 0.05
+) -> pd.DataFrame:
+    """Each method against each control on each metric, over the pairs both measured.
+
+    higher: metric -> whether higher is better. Columns: metric, method, control, n, gain (mean of method - control, turned
+    so that positive is better; low, high: 95 % bootstrap interval), p (`paired_p`), p_holm (over all rows of the table),
+    verdict: "beats", "loses" or "ties" (p_holm >= alpha, or an interval with 0 in it).
+    ValueError where a control has no rows.
+    """
+    methods = list(rows.method.unique())
+    if missing := [name for name in controls if name not in methods]:
+        raise ValueError(f"control {missing[0]!r} has no rows; there are: {', '.join(methods)}")
+    wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=list(higher)), []
+    for metric, up in higher.items():
+        for method in (name for name in methods if name not in controls):
+            for control in controls:
+                gain = (wide[metric][method] - wide[metric][control]).dropna().to_numpy(float) * (1 if up else -1)
+                if len(gain):
+                    found = mean_interval(gain)
+                    found["gain"] = found.pop("mean")
+                    table.append({"metric": metric, "method": method, "control": control, **found, "p": paired_p(gain)})
+    table = pd.DataFrame(table)
+    table["p_holm"] = holm(table.p)
+    clear = (table.p_holm < alpha) & (table.low * table.high > 0)
+    table["verdict"] = np.where(clear, np.where(table.gain > 0, "beats", "loses"), "ties")
+    columns = ["metric", "method", "control", "n", "gain", "low", "high", "p", "p_holm", "verdict"]
+    return table[columns]
+
+
+def failing(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Per metric of `against_controls`: how many methods beat each control, and all of them; order as given."""
+    won = (verdicts.verdict == "beats").groupby([verdicts.metric, verdicts.control]).sum().unstack()
+    both = (verdicts.verdict == "beats").groupby([verdicts.metric, verdicts.method]).all().groupby("metric").sum()
+    methods = verdicts.groupby("metric").method.nunique()
+    return won.assign(both=both, methods=methods).loc[verdicts.metric.unique()]
+
+
+def tau(
+    rows: pd.DataFrame, first: str, second: str, higher: Mapping[str, bool], level: float = 0.95, resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Do two metrics rank the methods alike? Kendall's tau-b of the methods' means, best first on both: 1 the same order,
+    -1 the reverse, about 0 where they have nothing to do with each other; nan where all means of one are equal.
+
+    Only pairs on which every method was measured count. low, high: its bootstrap interval over these n pairs.
+    """
+    wide = rows.pivot(index=["dataset", "pair"], columns="method", values=sorted({first, second})).dropna()
+    n = len(wide)
+    if not n:
+        raise ValueError(f"no pair has {first} and {second} of every method; see the column `error` of the rows")
+    signs = [1 if higher[name] else -1 for name in (first, second)]
+    draws = np.concatenate([np.full((1, n), 1 / n), _draws(n, resamples, seed)])
+    a, b = (sign * (draws @ wide[name].to_numpy(float)) for name, sign in zip((first, second), signs))
+    sides = [np.sign(np.round(x[:, :, None] - x[:, None], 9)) for x in (a, b)]  # equal means stay equal after rounding
+    agree = (sides[0] * sides[1]).sum((1, 2))
+    scale = np.sqrt((sides[0] ** 2).sum((1, 2)) * (sides[1] ** 2).sum((1, 2)))
+    taus = np.divide(agree, scale, out=np.full(len(agree), np.nan), where=scale > 0)
+    low, high = np.nanquantile(taus[1:], [(1 - level) / 2, (1 + level) / 2]) if scale[0] else (np.nan, np.nan)
+    return {"n": n, "methods": wide[first].shape[1], "tau": taus[0], "low": low, "high": high}

@@ -1,0 +1,150 @@
+"""Ground truth: maps and word scores with answers known by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import nibkit
+from nibkit import benchmark, data, localisation, measures
+
+TARGET = np.zeros((8, 8), bool)
+TARGET[2:4, 4:8] = True  # 8 of 64 pixels
+
+
+@pytest.mark.parametrize(
+    "scores, pointing, mass, iou, ap",
+    [
+        (TARGET * 1.0, 1, 1, 1, 1),
+        (TARGET * 5.0 - 3, 1, 1, 1, 1),  # below 0 elsewhere
+        (1.0 - TARGET, 0, 0, 0, 8 / 64),  # inverted: the target's pixels come last, all at once
+        (TARGET * -1.0, 0, 0, 0, 8 / 64),
+        (np.ones((8, 8)), 8 / 64, 8 / 64, 0, 8 / 64),  # flat
+        (np.zeros((8, 8)), 8 / 64, 0, 0, 8 / 64),
+        # the upper half marked: all 8 of the target in 32 equal pixels
+        (np.repeat([1.0, 0.0], 32).reshape(8, 8), 8 / 32, 8 / 32, 8 / 32, 8 / 32),
+    ],
+)
+def test_a_map_with_a_known_answer(scores, pointing, mass, iou, ap):
+    want = {"pointing": pointing, "mass": mass, "iou": iou, "ap": ap}
+    assert localisation.image_truth(scores, TARGET) == pytest.approx(want)
+
+
+def test_average_precision_by_hand():
+    """Ranks 1 and 3 of four: (1/1 + 2/3) / 2; with a tie of ranks 1 and 2: (1/2 * 1 + 2/3 * 1) / 2."""
+    target = np.array([[True, False, True, False]])
+    assert localisation.average_precision(np.array([[4.0, 3, 2, 1]]), target) == pytest.approx((1 + 2 / 3) / 2)
+    assert localisation.average_precision(np.array([[4.0, 4, 2, 1]]), target) == pytest.approx((1 / 2 + 2 / 3) / 2)
+
+
+def test_mean_scores_are_parts_of_the_largest_magnitude():
+    others = np.zeros((8, 8), bool)
+    others[6:] = True
+    got = localisation.signed_truth(np.where(TARGET, 2.0, np.where(others, -4.0, 0.5)), TARGET, others)
+    assert got == {"named": 0.5, "other": -1, "ground": 0.125}
+    assert np.isnan(localisation.signed_truth(np.ones((8, 8)), TARGET, ~TARGET)["ground"])
+    assert localisation.signed_truth(np.zeros((8, 8)), TARGET, others) == {"named": 0, "other": 0, "ground": 0}
+
+
+@pytest.mark.parametrize(
+    "scores, first, rank",
+    [
+        ([0, 0, 9, 0, 5], 1, (0.25 + 0.25 + 0.25) / 3),  # "a" 0, "and" 0, "a" 0 share ranks 0, 1, 2 of 0 .. 4
+        ([9, 1, 0, 2, 3], 0, (1 + 0.25 + 0.5) / 3),
+        ([1, 1, 1, 1, 1], 2 / 5, 0.5),
+    ],
+)
+def test_words(scores, first, rank):
+    words = ["a", "and", "cat", "a", "dog"]
+    got = localisation.text_truth(list(zip(words, scores)), {"cat", "dog"})
+    assert got == pytest.approx({"word_share": 2 / 5, "word_first": first, "function_rank": rank})
+
+
+def test_words_without_a_truth():
+    assert np.isnan(list(localisation.text_truth([("a", 1.0), ("tram", 2.0)], {"cat"}).values())).all()
+    assert np.isnan(list(localisation.text_truth([("cat", 1.0)], {"cat"}).values())).all()
+
+
+@pytest.mark.parametrize("size", [(300, 224), (224, 341), (96, 96)])
+def test_what_is_seen_is_what_preprocess_keeps(golden_clip, size):
+    """A white square on black, through CLIP's preprocess and through `seen`: the same share, the same middle."""
+    width, height = size
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = True
+    pixels = golden_clip.preprocess(Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB"))[0, 0]
+    shown = (pixels - pixels.min()) / (pixels.max() - pixels.min()) > 0.5
+    kept = localisation.seen(mask)
+    assert kept.shape == (min(size),) * 2
+    assert kept.mean() == pytest.approx(shown.float().mean().item(), abs=0.01)
+    middle = lambda m: np.argwhere(m).mean(0) / len(m)  # noqa: E731
+    np.testing.assert_allclose(middle(kept), middle(shown.numpy()), atol=0.01)
+
+
+def test_queries_ask_for_every_object():
+    asked = localisation.queries(data.load("cat-and-dog")[:1])
+    assert [(p.id, p.text, p.words) for p in asked] == [
+        ("cat-and-dog/0000/cat", "a photo of a cat", {4: "cat"}),
+        ("cat-and-dog/0000/dog", "a photo of a dog", {4: "dog"}),
+    ]
+    assert all(list(p.masks) == ["cat", "dog"] for p in asked)
+
+
+def test_a_mismatched_text_names_nothing_of_the_picture():
+    pairs = data.load("scenes-captions")[:30]
+    wrong = localisation.mismatched(pairs)
+    assert [p.id for p in wrong] == [p.id for p in pairs]
+    texts = {p.text: set(p.words.values()) for p in pairs}
+    assert all(texts[p.text] and not texts[p.text] & set(p.masks) for p in wrong)
+    with pytest.raises(ValueError, match="names only what is not in picture 'cat-and-dog/0000'"):
+        localisation.mismatched(data.load("cat-and-dog"))
+
+
+@pytest.fixture(scope="module")
+def batch(scenes):
+    pairs = data.load("scenes-objects")[:4]
+    return pairs, scenes.preprocess([p.image for p in pairs]), scenes.tokenize([p.text for p in pairs])
+
+
+def test_a_batch_against_its_own_masks(scenes, batch):
+    """Maps that are the masks themselves; word scores that mark the last word."""
+    pairs, pixels, ids = batch
+    maps = np.stack([np.any([*p.masks.values()], 0) for p in pairs]).astype(np.float32)
+    text = [np.eye(len(i), dtype=np.float32)[-2] for i in ids]
+    got = localisation.truth(scenes, pairs, pixels, ids, nibkit.Attribution(maps, text, 224))
+    assert list(got) == list(localisation.COLUMNS)
+    assert (got[[*localisation.IMAGE, "named", "word_first"]] == 1).all(axis=None)
+    assert got.other.isna().all() and (got.ground == 0).all()
+    np.testing.assert_allclose(got.area, maps.mean((1, 2)))
+    np.testing.assert_allclose(got.cosine, scenes.similarity(pixels, ids), atol=1e-6)
+    np.testing.assert_allclose(got.energy_image, maps.sum((1, 2)))
+    np.testing.assert_allclose(got.energy_text, 1)
+    shuffled = [localisation.image_truth(maps[k], maps[(k + 2) % 4] > 0) for k in range(4)]
+    assert list(got.iou_shuffled) == pytest.approx([s["iou"] for s in shuffled])
+    alone = localisation.truth(scenes, pairs[:1], pixels[:1], ids[:1], nibkit.Attribution(maps[:1], text[:1], 224))
+    assert alone.pointing[0] == 1 and np.isnan(alone.pointing_shuffled[0])
+
+
+def test_maps_are_judged_at_the_masks_own_size(scenes, batch):
+    """A mask of 448 x 600 pixels, seen as its middle 448 x 448; the map is patches."""
+    pairs, pixels, ids = batch
+    mask = np.zeros((448, 600), bool)
+    mask[:64, 76:140] = True  # the first patch of the part that is seen
+    pair = replace(pairs[0], read_masks=lambda: {"object": mask}, words={})
+    patches = np.zeros((1, 7, 7), np.float32)
+    patches[0, 0, 0] = 1
+    a = nibkit.Attribution(patches, [np.zeros(len(ids[0]), np.float32)], 224)
+    got = localisation.truth(scenes, [pair], pixels[:1], ids[:1], a)
+    assert got.area[0] == 64 * 64 / 448**2
+    assert got.pointing[0] == 1 and got.mass[0] > 0.5
+    assert np.isnan(got.word_first[0])
+
+
+def test_a_pair_without_truth_is_a_row_with_its_reason(scenes):
+    pairs = data.load("scenes-objects")[:2]
+    hidden = np.zeros((224, 400), bool)
+    hidden[:, :50] = True
+    items = [replace(pairs[0], read_masks=lambda: {"cat": hidden}), pairs[1]]
+    rows = benchmark.run(scenes, items, ["random"], measure=measures.TRUTH, progress=False)
+    assert "objects/0000 has no mask with a pixel in the part that the model sees" in rows.error[0]
+    assert np.isnan(rows.pointing[0]) and rows.error[1] == "" and 0 <= rows.pointing[1] <= 1

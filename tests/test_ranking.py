@@ -1,0 +1,103 @@
+"""Tables over tidy rows, against answers known by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from nibkit import ranking
+
+HIGHER = {"up": True, "down": False}
+
+
+def rows(**values):
+    """method -> {metric: values per pair}."""
+    found = []
+    for method, metrics in values.items():
+        for k in range(len(next(iter(metrics.values())))):
+            found.append({"dataset": "d", "pair": k, "method": method} | {name: v[k] for name, v in metrics.items()})
+    return pd.DataFrame(found)
+
+
+def test_mean_interval():
+    got = ranking.mean_interval([1, 2, 3, np.nan])
+    assert (got["n"], got["mean"]) == (3, 2) and 1 <= got["low"] < 2 < got["high"] <= 3
+    assert ranking.mean_interval([5.0] * 4) == {"n": 4, "mean": 5, "low": 5, "high": 5}
+    assert ranking.mean_interval([np.nan])["n"] == 0
+    wide, narrow = (ranking.mean_interval([1, 2, 3, 4], level=level) for level in (0.99, 0.5))
+    assert wide["high"] - wide["low"] > narrow["high"] - narrow["low"]
+
+
+def test_means_keep_the_order_of_the_rows():
+    table = ranking.means(rows(b={"up": [1, 3]}, a={"up": [5, 5]}), ["up"])
+    assert list(table.index) == [("up", "b"), ("up", "a")] and list(table["mean"]) == [2, 5]
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.04: times 3, 2, 1, never falling, at most 1."""
+    assert list(ranking.holm([0.04, 0.01, 0.02])) == pytest.approx([0.04, 0.03, 0.04])
+    assert list(ranking.holm([0.9, 0.8])) == [1, 1]
+
+
+def test_paired_p():
+    assert ranking.paired_p(np.zeros(5)) == 1
+    assert ranking.paired_p(np.array([1, 1, 1, 1, 0, -1])) == pytest.approx(stats.binomtest(4, 5).pvalue)
+    x = np.array([0.5, 1.5, -0.25, 3, 2])
+    assert ranking.paired_p(x) == stats.wilcoxon(x).pvalue
+
+
+def test_against_controls():
+    rng = np.random.default_rng(0)
+    noise, n = lambda: rng.normal(0, 0.1, 40), 40  # noqa: E731
+    table = ranking.against_controls(
+        rows(
+            good={"up": 1 + noise(), "down": -1 + noise()},
+            bad={"up": -1 + noise(), "down": noise()},
+            random={"up": noise(), "down": noise()},
+            centre={"up": np.zeros(n), "down": np.zeros(n)},
+        ),
+        HIGHER,
+    )
+    verdict = table.set_index(["metric", "method", "control"]).sort_index()
+    assert len(table) == 8 and (table.n == n).all()
+    assert (verdict.loc[(slice(None), "good"), "verdict"] == "beats").all()
+    assert (verdict.loc[("up", "bad"), "verdict"] == "loses").all()
+    assert (verdict.loc[("down", "bad"), "verdict"] == "ties").all()
+    assert verdict.gain["down", "good", "centre"] == pytest.approx(1, abs=0.1)  # lower is better: turned round
+    assert (table.p_holm >= table.p).all()
+    table = ranking.failing(table)
+    assert list(table.index) == ["up", "down"] and list(table.both) == [1, 1] and list(table.methods) == [2, 2]
+    with pytest.raises(ValueError, match="control 'centre' has no rows; there are: random"):
+        ranking.against_controls(rows(random={"up": [1]}), {"up": True})
+
+
+def test_many_tests_make_one_harder():
+    """The same gain, alone and among many metrics that show nothing."""
+    rng = np.random.default_rng(1)
+    gain = 0.33 + rng.normal(0, 1, 60)
+    idle = {f"idle{k}": rng.normal(0, 1, 60) for k in range(30)}
+    table = rows(method={"gain": gain, **idle}, none={name: np.zeros(60) for name in ("gain", *idle)})
+    alone = ranking.against_controls(table, {"gain": True}, controls=["none"])
+    among = ranking.against_controls(table, dict.fromkeys(("gain", *idle), True), controls=["none"])
+    assert alone.verdict[0] == "beats" and among.verdict[0] == "ties" and among.p[0] == alone.p[0]
+
+
+def test_tau():
+    """Four methods; `down` ranks them as `up` does when lower values are better."""
+    values = {name: {"up": [k, k], "down": [-k, -k], "same": [k, k], "flat": [1, 1]} for k, name in enumerate("abcd")}
+    table = rows(**values)
+    assert ranking.tau(table, "up", "down", HIGHER)["tau"] == 1
+    reverse = ranking.tau(table, "up", "same", {"up": True, "same": False})
+    assert (reverse["tau"], reverse["low"], reverse["high"], reverse["n"], reverse["methods"]) == (-1, -1, -1, 2, 4)
+    assert np.isnan(ranking.tau(table, "up", "flat", {"up": True, "flat": True})["tau"])
+
+
+def test_tau_is_scipys_with_an_interval_around_it():
+    rng = np.random.default_rng(2)
+    table = rows(**{name: {"up": k + rng.normal(0, 3, 30), "down": -k + rng.normal(0, 3, 30)} for k, name in enumerate("abcdef")})
+    got = ranking.tau(table, "up", "down", HIGHER)
+    means = table.groupby("method")[["up", "down"]].mean()
+    assert got["tau"] == pytest.approx(stats.kendalltau(means.up, -means.down).statistic)
+    assert got["low"] <= got["tau"] <= got["high"] and got["low"] < got["high"]
+    table.loc[0, "up"] = np.nan
+    assert ranking.tau(table, "up", "down", HIGHER)["n"] == 29
