@@ -95,7 +95,8 @@ def run(
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(out or Path(scratch) / "rows.csv")
         model = f"{clip.name}, weights {_checksum(clip)}"
-        done = _resume(file, columns, {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan})
+        settings = {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan}
+        done = _resume(file, columns, settings)
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
             for start in pairs[::batch]:
@@ -207,7 +208,7 @@ def _resume(file: Path, columns: list[str], settings: dict) -> dict[tuple[str, s
 
 
 def _write(file: Path, columns: list[str], rows: Iterable[dict], mode: str) -> None:
-    """Append ("a") rows, or start the file anew ("w"); they are on the disk when this returns. A failed row's numbers: nan."""
+    """Append ("a") rows, or start the file anew ("w"); they are on the disk when this returns. What failed is nan."""
     with open(file, mode, encoding="utf-8", newline="") as stream:
         writer = csv.DictWriter(stream, columns, restval="nan", lineterminator="\n")
         if mode == "w":

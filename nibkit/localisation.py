@@ -2,9 +2,9 @@
 
     rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods, measure=measures.TRUTH)
 
-Maps are judged at the resolution of the masks, on the part of the picture that the model sees. Each column says what a map
-that knows nothing gets, and the same map is judged on the next picture's mask too (`..._shuffled`): what it owes to habit,
-such as looking at the middle, it gets there as well.
+Maps are judged at the resolution of the masks, on the part of the picture that the model sees. Beside each score stands
+what chance gets, and what the same map gets on another picture's mask (`..._shuffled`): what it owes to habit, such as
+looking at the middle, it gets there as well.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 from scipy import stats
-from skimage.filters import threshold_otsu
 
 from .attribution import Attribution, upsample, words
 from .data import PairDataset
+from .maps import otsu
 from .sharing import once
 from .scenes.datasets import prompt
 from .scenes.world import words_of
@@ -33,7 +33,7 @@ FUNCTION = frozenset("a an the and or with next to of on in at by is are there t
 
 
 def queries(pairs: Sequence) -> PairDataset:
-    """One pair per object of each picture, under "a photo of a {name}": the others' masks show what should be left alone.
+    """One pair per object of each picture, under "a photo of a {name}"; the other objects' masks come along.
 
     pairs: items with `.masks` (object name -> mask); the ids get "/name" appended.
     """
@@ -57,7 +57,7 @@ def mismatched(pairs: Sequence) -> PairDataset:
         others = (j % len(pairs) for j in range(k + 1, k + len(pairs)))
         other = next((j for j in others if said[j] and not said[j] & here[k]), None)
         if other is None:
-            raise ValueError(f"no text of the {len(pairs)} pairs names only what is not in picture {pair.id!r}; take more pairs")
+            raise ValueError(f"no text of {len(pairs)} pairs names only what is not in {pair.id!r}; take more pairs")
         found.append(replace(pair, text=pairs[other].text, words={}))
     return PairDataset(f"{getattr(pairs, 'name', 'custom')}-mismatched", found)
 
@@ -87,12 +87,12 @@ def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
     pointing: is the highest pixel in the mask (Zhang et al., 2018; of several highest ones, the share that is). By
         chance: the mask's share of the picture.
-    mass: share of the positive scores inside the mask; 0 where nothing is positive. A flat positive map: the mask's share.
+    mass: share of the positive scores inside the mask; 0 where none is positive. A flat positive map: the mask's share.
     iou: intersection over union of the mask and the pixels above Otsu's threshold; a flat map has no such pixel: 0.
     ap: average precision of the pixels. By chance: the mask's share.
     """
     positive = scores.clip(min=0)
-    region = scores > threshold_otsu(scores)
+    region = otsu(scores)
     return {
         "pointing": float(target[scores == scores.max()].mean()),
         "mass": float(positive[target].sum() / total) if (total := positive.sum()) > 0 else 0.0,
@@ -102,7 +102,7 @@ def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
 
 
 def signed_truth(scores: np.ndarray, target: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """Mean score on the named object, on the other ones and on the rest, as parts of the map's largest magnitude: [-1, 1].
+    """Mean score on the named object, the other ones and the rest, as parts of the map's largest magnitude: [-1, 1].
 
     The negative property says other < 0. It means something only where `ground` is not below 0 as well. nan where there
     are no such pixels.
@@ -133,11 +133,11 @@ def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[s
 
 
 def _split(pair) -> tuple[np.ndarray, np.ndarray]:
-    """What the text names, and the other objects: masks of what the model sees. ValueError where nothing named is in sight."""
+    """Masks of what the text names and of the other objects, where the model sees. ValueError: nothing named in sight."""
     masks = {name: seen(mask) for name, mask in pair.masks.items()}
     named = set(pair.words.values()) & set(masks) or set(masks)
     if not any(masks[name].any() for name in named):
-        raise ValueError(f"{pair.id} has no mask with a pixel in the part that the model sees; give it one or leave it out")
+        raise ValueError(f"{pair.id} has no mask with a pixel in the part that the model sees; leave it out")
     nothing = np.zeros_like(next(iter(masks.values())))
     sides = ([mask for name, mask in masks.items() if (name in named) == side] for side in (True, False))
     target, others = (np.any([nothing, *side], axis=0) for side in sides)
@@ -147,9 +147,9 @@ def _split(pair) -> tuple[np.ndarray, np.ndarray]:
 def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
     """COLUMNS of B pairs and their scores, one row per pair: `image_truth`, `signed_truth`, `text_truth`, and
 
-    pointing_shuffled and so on: the same map on the target of the pair half a batch on, where that is another one (else nan);
+    pointing_shuffled and so on: the same map on the target of the pair half a batch on (nan where that is its own);
     area, word_share: the target's share of what the model sees, the objects' share of the words: what chance gets;
-    cosine: of the pair; energy_image, energy_text: sum of the magnitudes of all patch or word scores, in the method's unit.
+    cosine: of the pair; energy_image, energy_text: sum of the magnitudes of all patch or token scores, method's unit.
 
     The target is what the text names (`pair.words`); of a pair that does not say what its words name, all its masks.
     ValueError where a pair has no mask, or its target is out of the model's sight.
@@ -170,6 +170,6 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
             | signed_truth(scores, target, others)
             | text_truth(scored, set(pair.words.values()))
             | {"area": target.mean(), "cosine": cosine[k]}
-            | {"energy_image": np.abs(a.image[k]).sum(), "energy_text": np.abs(a.text[k][1:-1]).sum()}
+            | {"energy_image": np.abs(a.image[k]).sum(), "energy_text": np.abs(a.text[k][clip.text.before : -1]).sum()}
         )
     return pd.DataFrame(rows)[list(COLUMNS)]

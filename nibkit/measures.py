@@ -13,18 +13,17 @@ from .benchmark import CONFIDENCE, Measure
 from .metrics import confidence
 
 # Ground truth; see localisation.truth.
-TRUTH = Measure(
-    "truth", localisation.COLUMNS, lambda clip, pairs, pixels, ids, a, protocol: localisation.truth(clip, pairs, pixels, ids, a)
-)
+TRUTH = Measure("truth", localisation.COLUMNS, lambda *args: localisation.truth(*args[:-1]))
 
 
 def areas(baselines: Sequence[str] = perturbation.BASELINES, points: int = 5) -> Measure:
     """Insertion and deletion; see perturbation.areas."""
-    return Measure(
-        f"areas {' '.join(baselines)} {points}",
-        perturbation.higher_is_better(baselines),
-        lambda clip, pairs, pixels, ids, a, protocol: perturbation.areas(clip, pixels, ids, a, baselines=baselines, points=points),
-    )
+
+
+    def function(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:
+        return perturbation.areas(clip, pixels, ids, a, baselines=baselines, points=points)
+
+    return Measure(f"areas {' '.join(baselines)} {points}", perturbation.higher_is_better(baselines), function)
 
 
 def _both(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:
@@ -38,7 +37,7 @@ def _both(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:
 # image_increase is the published one.
 PROTOCOLS = Measure(
     "confidence paper and corrected",
-    {**CONFIDENCE.columns, "image_drop_corrected": False, "text_drop_corrected": False, "text_increase_corrected": True},
+    CONFIDENCE.columns | {"image_drop_corrected": False, "text_drop_corrected": False, "text_increase_corrected": True},
     _both,
 )
 

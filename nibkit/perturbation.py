@@ -1,19 +1,19 @@
-"""Insertion and deletion (Petsiuk et al., 2018) for picture and text: what happens to the match as parts come and go?
+"""Insertion and deletion (Petsiuk et al., 2018), picture and text: what happens to the match as parts come and go?
 
-Parts are ranked by their signed score. Insertion keeps the best share f of them and fills in the rest; deletion fills in the
-best share f. The area is the mean cosine over f = (k + 1/2) / points, in percent points: insertion, higher is better;
-deletion, lower is better. Unlike the confidence metrics, only the order of the scores counts, and every method removes
-equally much.
+Parts are ranked by their signed score. Insertion keeps the best share f of them and fills in the rest; deletion fills
+in the best share f. The area is the mean cosine over f = (k + 1/2) / points, in percent points: insertion, higher is
+better; deletion, lower is better. Unlike the confidence metrics, only the order of the scores counts, and every method
+removes equally much.
 
 What fills in decides what is measured, so there are three baselines:
 
     mean    picture: the data's mean colour (0 after normalising). Text: the mean row of all tokens the model knows
     blur    picture: Gaussian, sigma an eighth of the side. Text: Gaussian over places, sigma 2 tokens
-    linear  ROAD's noisy linear imputation (Rong et al., 2022): what is gone is the weighted mean of its neighbours, so that
-            the outline of the hole tells nothing. Picture: sides 1/6, corners 1/12. Text: between the nearest kept tokens
+    linear  ROAD's noisy linear imputation (Rong et al., 2022): what is gone is the weighted mean of its neighbours, so
+            that the outline of the hole tells nothing. Picture: sides 1/6, corners 1/12. Text: between the nearest kept
 
-Where we deviate: a picture's parts are CELLS x CELLS squares, not pixels, since scores come on coarser grids than that, and so
-that imputation is a small sparse system. BOS and EOS of a text always stay, and each place has its own score.
+Where we deviate: a picture's parts are CELLS x CELLS squares, not pixels, since scores come on coarser grids than that,
+and so that imputation is a small sparse system. BOS and EOS of a text always stay, each place has its own score.
 """
 
 from collections.abc import Callable, Sequence
@@ -66,8 +66,8 @@ _OFFSETS = [(y, x, 1 / 6 if 0 in (y, x) else 1 / 12) for y in (-1, 0, 1) for x i
 def impute(picture: np.ndarray, stays: np.ndarray) -> np.ndarray:
     """(C, rows, columns) with every cell that does not stay replaced by the weighted mean of its eight neighbours.
 
-    Weights 1/6 at the sides and 1/12 at the corners, less at the edge; the neighbours of a hole's inside are imputed too, so
-    this solves one sparse system. Where nothing stays there is nothing to impute from: 0.
+    Weights 1/6 at the sides and 1/12 at the corners, less at the edge; the neighbours of a hole's inside are imputed
+    too, so this solves one sparse system. Where nothing stays there is nothing to impute from: 0.
     """
     if not stays.any():
         return np.zeros_like(picture)
@@ -87,7 +87,7 @@ def impute(picture: np.ndarray, stays: np.ndarray) -> np.ndarray:
         columns.append(number[y[~there], x[~there]])
         values.append(np.full((~there).sum(), -weight))
     own = np.arange(len(holes))
-    rows, columns, values = (np.concatenate([*part, end]) for part, end in ((rows, own), (columns, own), (values, total)))
+    rows, columns, values = (np.concatenate([*part, e]) for part, e in ((rows, own), (columns, own), (values, total)))
     filled = picture.copy()
     if len(holes):
         system = csr_array((values, (rows, columns)), shape=(len(holes),) * 2)
@@ -100,8 +100,8 @@ def _picture_filler(pixels: Tensor, baseline: str) -> Callable[[np.ndarray, np.r
     if baseline == "mean":
         return lambda stays, rng: torch.zeros_like(pixels)
     if baseline == "blur":
-        blurred = torch.as_tensor(gaussian_filter(pixels.cpu().numpy(), BLUR * pixels.shape[-1], axes=(1, 2))).to(pixels)
-        return lambda stays, rng: blurred
+        blurred = gaussian_filter(pixels.cpu().numpy(), BLUR * pixels.shape[-1], axes=(1, 2))
+        return lambda stays, rng: torch.as_tensor(blurred).to(pixels)
     cells = F.adaptive_avg_pool2d(pixels, CELLS).double().cpu().numpy()
 
     def linear(stays, rng):
@@ -153,8 +153,9 @@ def curves(
 ) -> dict[str, np.ndarray]:
     """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
 
-    pixels (B, 3, H, W), ids: B texts, a: their scores. The partner (text or picture) is whole. A text without a word between
-    BOS and EOS has nan. seed: of ROAD's noise and of the order of equal scores; pair k's do not depend on its batch.
+    pixels (B, 3, H, W), ids: B texts, a: their scores. The partner (text or picture) is whole. A text without a word
+    between BOS and EOS has nan. seed: of ROAD's noise and of the order of equal scores; pair k's do not depend on its
+    batch.
     batch_size: rows that go through an encoder at once; bounds memory. Errors: ValueError.
     """
     for baseline in baselines:
@@ -166,10 +167,10 @@ def curves(
     partner = {"image": clip.embed_text(ids), "text": clip.embed_image(pixels)}
     cells = F.adaptive_avg_pool2d(torch.as_tensor(a.signed_map())[:, None], CELLS)[:, 0].numpy()
     rows = clip.text.rows(ids)
-    ends = rows.readout.tolist()
+    first, ends = clip.text.before, [min(len(i) - 1, end) for i, end in zip(ids, rows.readout.tolist())]  # EOS
     found = {name: np.full((len(ids), points), np.nan) for name in higher_is_better(baselines)}
     for part in ("image", "text"):
-        usable = [k for k in range(len(ids)) if part == "image" or ends[k] > 1]
+        usable = [k for k in range(len(ids)) if part == "image" or ends[k] > first]
         for baseline in baselines if usable else ():
             changed = []
             for k in usable:
@@ -177,23 +178,24 @@ def curves(
                 if part == "image":
                     whole, scores, fill = pixels[k], cells[k], _picture_filler(pixels[k], baseline)
                 else:
-                    whole, scores = rows.tokens[k, : ends[k] + 1], a.text[k][1 : ends[k]]
+                    length = int(rows.readout[k]) + 1 if clip.text.causal else rows.tokens.shape[1]
+                    whole, scores = rows.tokens[k, :length], a.text[k][first : ends[k]]
                     fill = _text_filler(clip, whole, baseline)
                 for kind in KINDS:
                     for fraction in (np.arange(points) + 0.5) / points:
                         stays = kept(scores, fraction, kind, rng)
                         if part == "text":
-                            stays = np.pad(stays, 1, constant_values=True)  # BOS and EOS
+                            stays = np.pad(stays, (first, length - ends[k]), constant_values=True)
                         changed.append(torch.where(_shown(stays, whole), whole, fill(stays, rng)))
             embedded = []
-            for first in range(0, len(changed), batch_size):
-                chunk = changed[first : first + batch_size]
+            readout = rows.readout[usable].repeat_interleave(2 * points)
+            for start in range(0, len(changed), batch_size):
+                chunk = changed[start : start + batch_size]
                 if part == "image":
                     embedded.append(clip.image.embed_rows(clip.image.rows(torch.stack(chunk))))
                 else:
                     padded = torch.nn.utils.rnn.pad_sequence(chunk, batch_first=True)
-                    readout = torch.tensor([len(c) - 1 for c in chunk], device=padded.device)
-                    embedded.append(clip.text.embed_rows(State(padded, readout)))
+                    embedded.append(clip.text.embed_rows(State(padded, readout[start : start + batch_size])))
             targets = partner[part][usable].repeat_interleave(2 * points, 0)
             cosine = F.cosine_similarity(torch.cat(embedded), targets).cpu().numpy().reshape(-1, 2, points)
             for n, kind in enumerate(KINDS):

@@ -1,5 +1,5 @@
-"""Tables over tidy rows (a row per pair and method, a column per metric): who beats the controls, and whether two metrics
-rank the methods alike.
+"""Tables over tidy rows (one per pair and method, a column per metric): who beats the controls, and do two metrics rank
+the methods alike?
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,22 +8,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from .benchmark import intervals
+
 CONTROLS = ("random", "centre")
 
 
-def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
-    """Bootstrap weights of n pairs: (resamples, n), rows add up to 1."""
-    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
-
-
-def mean_interval(values: Sequence[float], level: float = 0.95, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+def mean_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:
     """n, mean, and low and high of its percentile bootstrap interval; nan are left out."""
     values = np.asarray(values, float)
     values = values[~np.isnan(values)]
-    if not len(values):
-        return {"n": 0, "mean": np.nan, "low": np.nan, "high": np.nan}
-    ends = np.quantile(_draws(len(values), resamples, seed) @ values, [(1 - level) / 2, (1 + level) / 2])
-    return {"n": len(values), "mean": values.mean(), "low": ends[0], "high": ends[1]}
+    low, high = intervals(values[:, None], level)[:, 0]
+    return {"n": len(values), "mean": values.mean() if len(values) else np.nan, "low": low, "high": high}
 
 
 def means(rows: pd.DataFrame, metrics: Sequence[str], by: str | list[str] = "method") -> pd.DataFrame:
@@ -62,9 +57,9 @@ def against_controls(
 ) -> pd.DataFrame:
     """Each method against each control on each metric, over the pairs both measured.
 
-    higher: metric -> whether higher is better. Columns: metric, method, control, n, gain (mean of method - control, turned
-    so that positive is better; low, high: 95 % bootstrap interval), p (`paired_p`), p_holm (over all rows of the table),
-    verdict: "beats", "loses" or "ties" (p_holm >= alpha, or an interval with 0 in it).
+    higher: metric -> whether higher is better. Columns: metric, method, control, n, gain (mean of method - control,
+    turned so that positive is better; low, high: 95 % bootstrap interval), p (`paired_p`), p_holm (over all rows of the
+    table), verdict: "beats", "loses" or "ties" (p_holm >= alpha, or an interval with 0 in it).
     ValueError where a control has no rows.
     """
     methods = list(rows.method.unique())
@@ -99,8 +94,8 @@ def tau(
     rows: pd.DataFrame, first: str, second: str, higher: Mapping[str, bool], level: float = 0.95, resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Do two metrics rank the methods alike? Kendall's tau-b of the methods' means, best first on both: 1 the same order,
-    -1 the reverse, about 0 where they have nothing to do with each other; nan where all means of one are equal.
+    """Do two metrics rank the methods alike? Kendall's tau-b of the methods' means, best first on both: 1 the same
+    order, -1 the reverse, about 0 where they have nothing to do with each other; nan where all means of one are equal.
 
     Only pairs on which every method was measured count. low, high: its bootstrap interval over these n pairs.
     """
@@ -109,7 +104,8 @@ def tau(
     if not n:
         raise ValueError(f"no pair has {first} and {second} of every method; see the column `error` of the rows")
     signs = [1 if higher[name] else -1 for name in (first, second)]
-    draws = np.concatenate([np.full((1, n), 1 / n), _draws(n, resamples, seed)])
+    again = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+    draws = np.concatenate([np.full((1, n), 1 / n), again])
     a, b = (sign * (draws @ wide[name].to_numpy(float)) for name, sign in zip((first, second), signs))
     sides = [np.sign(np.round(x[:, :, None] - x[:, None], 9)) for x in (a, b)]  # equal means stay equal after rounding
     agree = (sides[0] * sides[1]).sum((1, 2))

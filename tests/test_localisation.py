@@ -96,7 +96,7 @@ def test_a_mismatched_text_names_nothing_of_the_picture():
     assert [p.id for p in wrong] == [p.id for p in pairs]
     texts = {p.text: set(p.words.values()) for p in pairs}
     assert all(texts[p.text] and not texts[p.text] & set(p.masks) for p in wrong)
-    with pytest.raises(ValueError, match="names only what is not in picture 'cat-and-dog/0000'"):
+    with pytest.raises(ValueError, match="names only what is not in 'cat-and-dog/0000'"):
         localisation.mismatched(data.load("cat-and-dog"))
 
 

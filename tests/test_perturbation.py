@@ -21,7 +21,8 @@ def test_what_is_kept():
     assert perturbation.kept(scores, 0.5, "deletion", rng()).tolist() == [True, False, False, True]
     assert perturbation.kept(scores, 0, "insertion", rng()).sum() == 0
     assert perturbation.kept(scores, 1, "deletion", rng()).sum() == 0
-    assert perturbation.kept(np.array([[np.nan, -1], [1, 2]]), 0.75, "insertion", rng()).tolist() == [[True, False], [True, True]]
+    with_nan = perturbation.kept(np.array([[np.nan, -1], [1, 2]]), 0.75, "insertion", rng())
+    assert with_nan.tolist() == [[True, False], [True, True]]
 
 
 def test_equal_scores_are_in_a_random_order():
@@ -99,7 +100,8 @@ def test_one_point_by_hand(scenes, batch):
     inner = row.shape[1] - 2
     row[0, 1 : 1 + round(inner / 2)] = known.mean(0)
     with torch.no_grad():
-        want = F.cosine_similarity(scenes.text.embed_rows(State(row, torch.tensor([inner + 1]))), scenes.embed_image(pixels[:1]))
+        changed = scenes.text.embed_rows(State(row, torch.tensor([inner + 1])))
+        want = F.cosine_similarity(changed, scenes.embed_image(pixels[:1]))
     assert got["text_deletion_mean"][0, 0] == pytest.approx(want.item(), abs=1e-5)
 
 
@@ -107,10 +109,8 @@ def test_a_pairs_numbers_do_not_depend_on_its_batch(scenes, batch):
     pixels, ids = batch
     a = perfect(pixels, ids)
     together = perturbation.areas(scenes, pixels, ids, a, points=2, batch_size=5)
-    alone = [
-        perturbation.areas(scenes, pixels[k : k + 1], ids[k : k + 1], nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224), points=2)
-        for k in range(3)
-    ]
+    one = lambda k: nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224)  # noqa: E731
+    alone = [perturbation.areas(scenes, pixels[k : k + 1], [ids[k]], one(k), points=2) for k in range(3)]
     pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True), atol=1e-3, rtol=0)
 
 
