@@ -31,15 +31,22 @@ IMPLEMENTATIONS = ("published", "nibkit")
 
 
 class Side(NamedTuple):
-    """One encoder's part of a pair. `embedding` (1, E) is the evaluation's own; `noise` is one stream for both sides."""
+    """One encoder's part of a pair. `embedding` (1, E) is the evaluation's own; `noise` is one stream for both sides.
+
+    `weights`: what every backward pass is to differentiate beside its inputs, only to throw it away.
+    """
 
     tower: Tower
     inputs: Tensor | list[Tensor]
     embedding: Tensor
     noise: torch.Generator
+    weights: tuple[Tensor, ...] = ()
 
     def rows(self) -> State:
         return self.tower.rows(self.inputs)
+
+    def gradients(self, value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(value, [*inputs, *self.weights], allow_unused=True)[: len(inputs)]
 
 
 def read(tower: Tower, state: State, layer: int = 0) -> Tensor:
@@ -68,7 +75,7 @@ def nib(own: Side, other: Side, *, layer: int = 9, steps: int = 10) -> Tensor:
     for k in range(1, steps + 1):
         x = (h.tokens * k / steps).requires_grad_()
         cosine = F.cosine_similarity(read(own.tower, State(x, h.readout), layer), target)
-        scores = scores + (h.tokens * torch.autograd.grad(cosine, x)[0] / steps).sum(-1)
+        scores = scores + (h.tokens * own.gradients(cosine, x)[0] / steps).sum(-1)
     return scores
 
 
@@ -88,11 +95,12 @@ def m2ib(
         gated = State(lam * x.tokens + (1 - lam) * noise, x.readout)
         cosine = F.cosine_similarity(read(tower, gated, layer + 1), embed(other.tower, theirs))
         loss = beta * kl.mean() - cosine.mean()
-        alpha.grad, *_ = torch.autograd.grad(loss, [alpha, mine.tokens, theirs.tokens])
+        alpha.grad, *_ = own.gradients(loss, alpha, mine.tokens, theirs.tokens)
         adam.step()
     return kl.detach().mean(0, keepdim=True).sum(-1)  # of the last forward: its update comes too late
 
 
+@torch.no_grad()
 def rise(
     own: Side, other: Side, *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1, batch: int = 20
 ) -> Tensor:
@@ -123,7 +131,7 @@ def gradcam(own: Side, other: Side, *, layer: int = 9) -> Tensor:
     tower, mine, theirs = own.tower, asking(own), asking(other)
     a = tower.run(tower.start(mine), 0, layer + 1)
     cosine = F.cosine_similarity(read(tower, a, layer + 1), embed(other.tower, theirs))
-    gradient, *_ = torch.autograd.grad(cosine, [a.tokens, mine.tokens, theirs.tokens])
+    gradient, *_ = own.gradients(cosine, a.tokens, mine.tokens, theirs.tokens)
     return (gradient * a.tokens).detach().sum(-1).clamp(min=0)
 
 
@@ -134,7 +142,7 @@ def attended(own: Side, other: Side) -> tuple[Tensor, Tensor]:
     p, values = block.attention(x.tokens, tower.causal)
     out = block.from_attention(x.tokens, p.requires_grad_(), values)
     row = int(x.readout)
-    (gradient,) = torch.autograd.grad(F.cosine_similarity(tower.head(out[:, row]), target), p)
+    (gradient,) = own.gradients(F.cosine_similarity(tower.head(out[:, row]), target), p)
     return p.detach()[:, :, row], gradient[:, :, row]
 
 
@@ -157,7 +165,7 @@ def mfaba(own: Side, other: Side, *, steps: int = 10, step_size: float = 0.01) -
     (h, readout), scores = own.rows(), 0
     for _ in range(steps):
         target, h = embedding(other), h.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cosine_similarity(embed(own.tower, State(h, readout)), target), h)
+        (gradient,) = own.gradients(F.cosine_similarity(embed(own.tower, State(h, readout)), target), h)
         if own.tower.name == "text":  # a token that occurs twice pools its gradients
             ids = own.inputs[0][: h.shape[1]]
             gradient = (ids[:, None] == ids).to(gradient) @ gradient
@@ -171,10 +179,10 @@ _ALL = (nib, m2ib, rise, gradcam, chefer, saliency, mfaba, fastig)
 PUBLISHED: dict[str, Callable] = {function.__name__: function for function in _ALL}
 
 
-def _evaluated(clip, pixels: Tensor, ids: list[Tensor]) -> list[Side]:
+def _evaluated(clip, pixels: Tensor, ids: list[Tensor], weights: tuple[Tensor, ...] = ()) -> list[Side]:
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        return [Side(t, x, embed(t, t.rows(x)), noise) for t, x in ((clip.image, pixels), (clip.text, ids))]
+        return [Side(t, x, embed(t, t.rows(x)), noise, weights) for t, x in ((clip.image, pixels), (clip.text, ids))]
 
 
 def _explained(name: str, image: Side, text: Side, options: dict) -> Attribution:
@@ -184,17 +192,25 @@ def _explained(name: str, image: Side, text: Side, options: dict) -> Attribution
     return Attribution(scores.float().cpu().numpy(), as_arrays(words), image.tower.size, pd.DataFrame(index=[0]))
 
 
-def published(clip, name: str, pixels: Tensor, ids: list[Tensor], **options) -> Attribution:
+def published(clip, name: str, pixels: Tensor, ids: list[Tensor], weights: bool = False, **options) -> Attribution:
     """One pair by one of the paper's eight methods in the published control flow; scores as METHODS[name] has them.
 
-    pixels (1, 3, H, W), ids one 1-D int64 tensor in a list. options: the loop's own, such as layer, steps, masks.
+    pixels (1, 3, H, W), ids one 1-D int64 tensor in a list. weights: compute the gradients of all weights too, as a loop
+    does that leaves them switched on. options: the loop's own, such as layer, steps, masks.
     Errors: ValueError for an unknown name or more than one pair.
     """
     _check(name)
     if len(pixels) != 1:
         raise ValueError(f"{len(pixels)} pairs, but the published loops take one at a time; call once per pair")
     clip.check(pixels, ids)
-    return _explained(name, *_evaluated(clip, pixels, ids), options)
+    parameters = tuple(clip.model.parameters()) if weights else ()
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        return _explained(name, *_evaluated(clip, pixels, ids, parameters), options)
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 # --- counting ------------------------------------------------------------------------------------------------------

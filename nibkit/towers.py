@@ -254,9 +254,13 @@ class Tower:
         return once((self, inputs, "embedding"), make)
 
     def embed(self, state: State, layer: int) -> Tensor:
-        """Run the rest of the encoder on a state that enters block `layer`: the embedding (B, E), not normalised."""
+        """Run the rest of the encoder on a state that enters block `layer`: the embedding (B, E), not normalised.
+
+        Of a tower that runs in half precision too, it is float32: cosines lie close together.
+        """
         state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-        return self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
+        embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
+        return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def embed_rows(self, rows: State) -> Tensor:
         """The whole encoder from its embedding rows: (B, E)."""

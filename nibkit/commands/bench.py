@@ -1,0 +1,90 @@
+import argparse
+import json
+import sys
+
+from . import Run
+
+
+def command(parser: argparse.ArgumentParser) -> Run:
+    """what every method costs here: seconds, work and memory per pair, beside a naive loop
+
+    Cost depends on an architecture's sizes, so the weights may be random: those of real models need not be there.
+    Columns: seconds per pair; passes; GFLOP per pair, counted; rate, the share of the speed at which this machine
+    multiplies matrices; peak MB beyond the model; naive, seconds of a loop that takes one step at a time with the
+    gradients of all weights, and how many times faster we are; error, of the scores in half precision. The row
+    "metrics of one method" is what the four figures of the paper take per map.
+
+    examples:
+      python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, two minutes
+      python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
+      python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
+      python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
+    """
+    parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
+    parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N", help="pairs per call (default 1 8)")
+    parser.add_argument("--dtype", default="float32", help="of the matrix products: float32, tf32 (NVIDIA) or bf16")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--no-naive", dest="naive", action="store_false", help="leave the naive loops out")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    parser.add_argument("--figure", metavar="FILE", help="also draw cost against pairs, steps and layer, FILE.csv beside it")
+
+    def run(args: argparse.Namespace) -> int:
+        import torch
+
+        from .. import load, speed
+        from ..models import NAMES
+
+        if min(args.batch) < 1:
+            raise ValueError(f"--batch {min(args.batch)} is not a number of pairs; give 1 or more")
+        plan = speed.plan(args.methods) if args.methods else speed.PLAN
+        clip = load(args.model, device=args.device, pretrained=args.model not in NAMES or args.model == "scenes")
+        threads = f", {torch.get_num_threads()} threads" if clip.device.type == "cpu" else ""
+        where = f"{clip.name}, {args.dtype}, {clip.device}{threads}"
+        rate = speed.matrix_rate(clip.device, args.dtype)
+        if not args.json:
+            print(f"{where}; matrices are multiplied at {rate:.0f} GFLOP/s\n", flush=True)
+            print(_line(HEAD), flush=True)
+        rows = []
+        for row in speed.measure(clip, plan, args.batch, args.dtype, args.naive):
+            rows.append(row)
+            if not args.json:
+                print(_line(row), flush=True)
+        if args.json:
+            clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+            json.dump({"where": where, "gflop_per_second": rate, "rows": clean}, sys.stdout, indent=1)
+            print()
+        if args.figure:
+            table = speed.scaling(clip, args.dtype)
+            table.to_csv(f"{args.figure}.csv", index=False)
+            speed.figure(table, f"NIB: {where}").savefig(args.figure, dpi=120)
+        return 0
+
+    return run
+
+
+HEAD = {
+    "method": "method",
+    "batch": "batch",
+    "seconds": "s / pair",
+    "passes": "passes",
+    "gflop": "GFLOP",
+    "rate": "rate",
+    "peak_mb": "peak MB",
+    "naive_seconds": "naive s",
+    "speedup": "faster",
+    "error": "error",
+}
+FORMATS = {
+    "seconds": "{:.4f}", "gflop": "{:.1f}", "rate": "{:.0%}", "peak_mb": "{:.0f}", "naive_seconds": "{:.2f}",
+    "speedup": "{:.1f}x", "error": "{:.1e}",
+}  # fmt: skip
+
+
+def _line(row: dict) -> str:
+    cells = []
+    for key in HEAD:
+        value = row[key]
+        text = value if isinstance(value, str) else "-" if value != value else FORMATS.get(key, "{}").format(value)
+        cells.append(text.ljust(22) if key == "method" else text.rjust(9))
+    return "".join(cells)

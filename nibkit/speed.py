@@ -1,0 +1,262 @@
+"""What the methods cost on this machine: seconds, work and memory per pair, beside its matrix rate and a naive loop.
+
+Work is counted, not estimated: multiplications and additions of all matrix products and convolutions that really ran.
+The naive loop is `efficiency.published` with the gradients of all weights: one pair and one step at a time, nothing
+shared.
+"""
+
+import contextlib
+import ctypes
+import gc
+import inspect
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+
+from . import efficiency
+from .attribution import Attribution
+from .methods import METHODS
+from .metrics import confidence
+from .sharing import shared
+
+DTYPES = ("float32", "tf32", "bf16")
+PLAN = {  # label -> (name of METHODS, options): the paper's eight, rise with fewer masks, and the certified integral
+    **{name: (name, {}) for name in efficiency.PUBLISHED if name != "rise"},
+    "rise (20 masks)": ("rise", {"masks": 20, "text_masks": 20}),
+    "nib exact (12 passes)": ("nib", {"rule": "exact", "max_passes": 12}),
+}
+BUDGET = 2.0  # seconds of repeating a measurement; the fastest counts
+
+
+def plan(names: Iterable[str]) -> dict[str, tuple[str, dict]]:
+    """What PLAN has of these methods; those it does not have with their defaults. Errors: ValueError."""
+    names = list(names)
+    for name in names:
+        if name not in METHODS:
+            raise ValueError(f"method {name!r} is not one of: {', '.join(METHODS)}")
+    known = {label: how for label, how in PLAN.items() if how[0] in names}
+    return known | {name: (name, {}) for name in names if name not in {how[0] for how in known.values()}}
+
+
+def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Tensor]]:
+    """n pairs of noise, each text of `words` random tokens: cost depends on sizes alone. Pixels and ids."""
+    rng = np.random.default_rng(seed)
+    pixels = torch.from_numpy(rng.standard_normal((n, 3, clip.image.size, clip.image.size), np.float32))
+    [a] = clip.tokenize(["a"])
+    inner = torch.from_numpy(rng.integers(300, min(len(clip.text.embedding), 30000), (n, words)))
+    ids = [torch.cat([a[: clip.text.before], row.to(a), a[-1:]]) for row in inner]
+    return pixels.to(clip.device), ids
+
+
+@contextlib.contextmanager
+def precision(device: torch.device, dtype: str) -> Iterator[None]:
+    """Matrix products in a dtype of DTYPES; the sums, LayerNorms, cosines and scores stay float32. Errors: ValueError."""
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(DTYPES)}")
+    if dtype == "tf32" and device.type != "cuda":
+        raise ValueError(f"dtype='tf32' is a mode of NVIDIA GPUs, and this model is on {device}: take float32 or bf16")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
+    try:
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def fastest(run: Callable, device: torch.device, budget: float = BUDGET) -> float:
+    """Seconds of the fastest of up to five runs, as many as fit the budget (seconds), at least one."""
+    times = []
+    while not times or (sum(times) + min(times) < budget and len(times) < 5):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def matrix_rate(device: torch.device, dtype: str = "float32", budget: float = 0.5, size: int = 2048) -> float:
+    """GFLOP/s of the product of two square matrices, the fastest of some: what this machine can do."""
+    a, b = torch.randn(2, size, size, device=device)
+    with precision(device, dtype):
+        if dtype == "bf16":
+            a, b = a.bfloat16(), b.bfloat16()
+        a @ b
+        return 2e-9 * size**3 / fastest(lambda: a @ b, device, budget)
+
+
+def peak(run: Callable, device: torch.device) -> float:
+    """MB that a run needs at most beyond what is there before it: a GPU's, or a Linux process's; nan elsewhere."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    if sys.platform != "linux":
+        return math.nan
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)  # what was freed before shall not hide what is taken now
+    before = _kilobytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark starts anew
+    run()
+    return (_kilobytes("VmHWM") - before) / 1e3
+
+
+def _kilobytes(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+def measure(
+    clip,
+    methods: dict[str, tuple[str, dict]] = PLAN,
+    batches: Iterable[int] = (1, 8),
+    dtype: str = "float32",
+    naive: bool = True,
+    budget: float = BUDGET,
+) -> Iterator[dict]:
+    """One row per method and batch size, then what the metrics cost: what is measured, as soon as it is.
+
+    methods: label -> (name of METHODS, options). batches: pairs per call. dtype: see `precision`. naive: run the naive loop
+    of one pair too, once, where the method has one. budget: seconds of repeating each measurement.
+
+    Keys: method, batch, seconds (per pair), passes, gflop (per pair), rate (share of `matrix_rate`, which is measured
+    before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
+    error (in half precision: the largest deviation from float32, as a share of the largest score; else 0).
+    """
+    for label, (name, options) in methods.items():
+        slow = _naive_seconds(clip, name, options, dtype) if naive else math.nan
+        for batch in batches:
+            data = pairs(clip, batch)
+            run = lambda: METHODS[name](clip, *data, **options)  # noqa: B023, E731
+            yield _row(clip, label, batch, run, dtype, budget, slow, _deviation(run, clip.device, dtype))
+    for batch in batches:  # the pair's own embeddings are known, as in a benchmark
+        data = pairs(clip, batch)
+        side = clip.image.size
+        maps = np.linspace(0, 1, side * side, dtype=np.float32).reshape(1, side, side).repeat(batch, 0)
+        words = [np.linspace(0, 1, len(i), dtype=np.float32) for i in data[1]]
+        with shared():
+            run = lambda: confidence(clip, *data, maps, words)  # noqa: B023, E731
+            run()
+            yield _row(clip, "metrics of one method", batch, run, dtype, budget, math.nan, 0.0)
+
+
+class Work(TorchDispatchMode):
+    """Counts floating-point operations while it is on: `flop`."""
+
+    flop = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        count = ATTENTION_ON_CPU.get(function._overloadpacket) or flop_registry.get(function._overloadpacket)
+        if count:
+            self.flop += count(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+ATTENTION_ON_CPU = {  # torch's own table has the GPU's kernels
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, out_val, **__: (
+        sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
+    ),
+}
+
+
+def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
+    with precision(clip.device, dtype):
+        with Work() as work:  # also warms up
+            result = run()
+        rate = matrix_rate(clip.device, dtype, min(budget, 0.5))
+        found = []
+        memory = peak(lambda: found.append(fastest(run, clip.device, budget)), clip.device)
+    gflop, seconds = work.flop / 1e9 / batch, found[0] / batch
+    return {
+        "method": label,
+        "batch": batch,
+        "seconds": seconds,
+        "passes": int(result.info.passes.max()) if isinstance(result, Attribution) else 1,
+        "gflop": gflop,
+        "rate": gflop / seconds / rate,
+        "peak_mb": memory,
+        "naive_seconds": slow,
+        "speedup": slow / seconds,
+        "error": deviation,
+    }
+
+
+def _naive_seconds(clip, name: str, options: dict, dtype: str) -> float:
+    """Seconds for one pair; nan where there is no such loop, or none with these options."""
+    loop = efficiency.PUBLISHED.get(name)
+    if not loop or not options.keys() <= inspect.signature(loop).parameters.keys():
+        return math.nan
+    data = pairs(clip, 1)
+    with precision(clip.device, dtype):
+        run = lambda: efficiency.published(clip, name, *data, weights=True, **options)  # noqa: E731
+        return fastest(run, clip.device, 0)
+
+
+def _deviation(run: Callable, device: torch.device, dtype: str) -> float:
+    if dtype == "float32":
+        return 0.0
+    want = run().image
+    with precision(device, dtype):
+        got = run().image
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+# --- how the cost grows --------------------------------------------------------------------------------------------
+
+
+def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -> pd.DataFrame:
+    """Seconds of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds` (all pairs).
+
+    Pairs: 1, 2, 4 .. `most` with ten steps at the default layer. Steps: 1 .. 20, and layers: all, with one pair.
+    """
+    doubled = [2**k for k in range(int(math.log2(most)) + 1)]
+    layers = range(min(len(clip.image.blocks), len(clip.text.blocks)))
+    grid = [("pairs", n, n, {}) for n in doubled]
+    grid += [("steps", n, 1, {"steps": n}) for n in (1, 2, 5, 10, 15, 20)]
+    grid += [("layer", n, 1, {"layer": n}) for n in layers]
+    rows = []
+    with precision(clip.device, dtype):
+        METHODS["nib"](clip, *pairs(clip, 1))  # first calls are slow
+        for of, n, batch, options in grid:
+            data = pairs(clip, batch)
+            run = lambda: METHODS["nib"](clip, *data, **options)  # noqa: B023, E731
+            rows.append({"of": of, "n": n, "seconds": fastest(run, clip.device, budget)})
+    return pd.DataFrame(rows)
+
+
+def figure(table: pd.DataFrame, title: str) -> Figure:
+    """What `scaling` found: seconds against pairs, steps and layer with straight lines through them, and pairs a second."""
+    fig = Figure(figsize=(13, 3.4), layout="constrained")
+    axes = fig.subplots(1, 4)
+    labels = {"pairs": "pairs in one call", "steps": "steps, one pair", "layer": "layer that is cut, one pair"}
+    for ax, (of, label) in zip(axes[[0, 2, 3]], labels.items()):
+        part = table[table.of == of]
+        slope, start = np.polyfit(part.n, part.seconds, 1)
+        ax.plot(part.n, start + slope * part.n, color="0.7", lw=1, label=f"{start:.2f} {slope:+.3f} n")
+        ax.plot(part.n, part.seconds, "o", color="C0")
+        ax.set(xlabel=label, ylabel="seconds", ylim=(0, None))
+        ax.legend(frameon=False)
+    part = table[table.of == "pairs"]
+    axes[1].plot(part.n, part.n / part.seconds, "o-", color="C0")
+    axes[1].set(xscale="log", xlabel=labels["pairs"], ylabel="pairs per second", ylim=(0, None))
+    axes[1].set_xticks(part.n, part.n)
+    axes[1].minorticks_off()
+    fig.suptitle(title)
+    return fig

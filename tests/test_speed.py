@@ -1,0 +1,110 @@
+"""The bench: what it counts, checks and draws. Nothing here looks at a clock."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import nibkit
+from nibkit import efficiency, speed
+from nibkit.__main__ import main
+
+NIB = {"nib": ("nib", {"steps": 2})}
+
+
+@pytest.fixture(scope="module")
+def rows(golden_clip):
+    methods = NIB | {"gae": ("gae", {}), "nib, 4 steps": ("nib", {"steps": 4})}
+    return {(row["method"], row["batch"]): row for row in speed.measure(golden_clip, methods, [1, 3], budget=0)}
+
+
+def test_rows(rows):
+    assert list(rows) == [(m, b) for m in ("nib", "gae", "nib, 4 steps", "metrics of one method") for b in (1, 3)]
+    for row in rows.values():
+        assert row["seconds"] > 0 and row["gflop"] > 0 and row["rate"] > 0 and row["error"] == 0
+    assert [rows[m, 1]["passes"] for m in ("nib", "gae", "nib, 4 steps")] == [2, 1, 4]
+
+
+def test_work_is_counted_per_pair(rows, golden_clip):
+    """Two more steps at layer 9: two passes through blocks 9, 10 (whole) and 11 (one row), forward and backward."""
+    more = rows["nib, 4 steps", 3]["gflop"] - rows["nib", 3]["gflop"]
+
+    def block(t, rows, c=64):
+        """Keys and values, queries and outputs, both layers of the MLP; attention: 2 products, 5 on the way back."""
+        linear = t * 2 * c**2 + rows * 2 * c**2 + rows * 2 * 4 * c**2
+        return 2 * 2 * linear + 2 * (2 + 5) * rows * t * c
+
+    head = 2 * 2 * 64**2
+    assert more * 1e9 == pytest.approx(2 * sum(2 * block(t, t) + block(t, 1) + head for t in (50, 12)), rel=0.01)
+    assert rows["nib", 3]["gflop"] == pytest.approx(rows["nib", 1]["gflop"], rel=0.1)
+
+
+def test_naive_loops_where_there_are_some(rows):
+    assert rows["nib", 1]["naive_seconds"] == rows["nib", 3]["naive_seconds"] > 0
+    assert rows["nib", 1]["speedup"] == pytest.approx(rows["nib", 1]["naive_seconds"] / rows["nib", 1]["seconds"])
+    assert math.isnan(rows["gae", 1]["naive_seconds"]) and math.isnan(rows["gae", 1]["speedup"])
+
+
+@pytest.mark.parametrize("name", efficiency.PUBLISHED)
+def test_naive_loops_take_the_gradients_of_all_weights(name, golden_clip, golden_pair, monkeypatch):
+    asked = []
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda y, x, **k: asked.append(len(x)) or grad(y, x, **k))
+    pair = golden_pair[0][:1], golden_pair[1][:1]
+    options = {"masks": 4, "text_masks": 4} if name == "rise" else {}
+    frozen = efficiency.published(golden_clip, name, *pair, **options)
+    few = len(asked)
+    all_weights = efficiency.published(golden_clip, name, *pair, weights=True, **options)
+    n = len(list(golden_clip.model.parameters()))
+    assert name == "rise" or (max(asked[:few]) < 4 and min(asked[few:]) > n)
+    np.testing.assert_allclose(all_weights.image, frozen.image, atol=1e-5 * np.abs(frozen.image).max())
+    assert not any(p.requires_grad for p in golden_clip.model.parameters())
+
+
+def test_peak_memory_is_that_of_the_run():
+    if math.isnan(speed.peak(lambda: None, torch.device("cpu"))):
+        pytest.skip("known on Linux and CUDA only")
+    megabytes = speed.peak(lambda: torch.ones(50_000_000), torch.device("cpu"))
+    assert 195 < megabytes < 230
+
+
+def test_half_precision_is_close_and_says_how_close(golden_clip):
+    [row] = [r for r in speed.measure(golden_clip, NIB, [2], "bf16", naive=False, budget=0) if r["method"] == "nib"]
+    assert 1e-5 < row["error"] < 0.05
+    with speed.precision(golden_clip.device, "bf16"):
+        a = nibkit.METHODS["rise"](golden_clip, *speed.pairs(golden_clip, 1), masks=20, text_masks=5)
+        assert golden_clip.embed_image(speed.pairs(golden_clip, 1)[0]).dtype == torch.float32
+    assert a.image.dtype == np.float32 and np.isfinite(a.image).all()
+
+
+def test_precision_is_put_back_and_refused(golden_clip):
+    before = torch.get_float32_matmul_precision()
+    with speed.precision(torch.device("cpu"), "bf16"):
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.get_float32_matmul_precision() == before and not torch.is_autocast_enabled("cpu")
+    for dtype, message in (("fp8", "'fp8' is not one of: float32, tf32, bf16"), ("tf32", "a mode of NVIDIA GPUs")):
+        with pytest.raises(ValueError, match=message):
+            next(speed.measure(golden_clip, NIB, dtype=dtype))
+
+
+def test_plan():
+    assert list(speed.plan(["nib", "gae"])) == ["nib", "nib exact (12 passes)", "gae"]
+    assert speed.plan(["rise"]) == {"rise (20 masks)": ("rise", {"masks": 20, "text_masks": 20})}
+    with pytest.raises(ValueError, match="method 'nip' is not one of: nib, m2ib"):
+        speed.plan(["nip"])
+
+
+def test_the_command(capsys, tmp_path):
+    file = tmp_path / "cost.png"
+    assert main(["bench", "--model", "scenes", "--methods", "chefer", "--batch", "2", "--device", "cpu", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [row["method"] for row in found["rows"]] == ["chefer", "metrics of one method"]
+    assert found["rows"][1]["naive_seconds"] is None and found["where"].startswith("scenes, float32, cpu")
+    for wrong in (["--methods", "nip"], ["--batch", "0"], ["--dtype", "half"]):
+        assert main(["bench", "--model", "scenes", "--device", "cpu", *wrong]) == 2
+    table = speed.scaling(nibkit.load("scenes", device="cpu"), most=2)
+    assert list(table[table.of == "pairs"].n) == [1, 2] and list(table[table.of == "layer"].n) == list(range(12))
+    speed.figure(table, "a title").savefig(file)
+    assert file.stat().st_size > 10_000
