@@ -24,7 +24,7 @@ def test_map_json_and_boxes(photo, capsys):
     assert main(["explain", photo, "a dog", "a cat", "--out", "map.png", "--json", "scores.json", "--boxes"]) == 0
     with open("scores.json") as file:
         found = json.load(file)
-    assert [found[key] for key in ("method", "layer", "size")] == ["nib", 9, 224]
+    assert [found[key] for key in ("method", "layer", "size")] == ["nib", {"image": 9, "text": 9}, 224]
     a = nibkit.explain(nibkit.load("scenes"), PAIR.image, ["a dog", "a cat"], layer=9)
     for k, fact in enumerate(found["texts"]):
         assert fact["caption"] == ["a dog", "a cat"][k]

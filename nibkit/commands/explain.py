@@ -26,7 +26,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("photo", metavar="PHOTO", help="path of a picture: PNG, JPEG, ...")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help='a caption, such as "a dog"')
     parser.add_argument("--method", default="nib", metavar="NAME", help="nib (default), m2ib, rise, gradcam, ...")
-    parser.add_argument("--layer", type=int, default=9, metavar="L", help="the state that enters this block is explained (9)")
+    parser.add_argument("--layer", type=int, metavar="L", help="explain the state that enters this block (default: 3/4 up, 9 of 12)")
     parser.add_argument("--model", default="scenes", metavar="NAME", help="what nibkit.load knows (default scenes)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps")
     parser.add_argument("--boxes", action="store_true", help="boxes around what the map marks (Otsu's threshold), largest first")
@@ -36,7 +36,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace) -> int:
         import nibkit
 
-        photo = nibkit.data._read_rgb(Path(args.photo))
+        from ..data.pictures import read
+
+        photo = read(Path(args.photo))
         _check(args, nibkit.METHODS)
         try:
             clip = nibkit.load(args.model, args.device)
@@ -50,7 +52,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
             for fact in facts:
                 print(_sentences(fact))
         if args.json:
-            head = {"photo": args.photo, "model": clip.name, "method": args.method, "layer": args.layer, "size": found.size}
+            head = {"photo": args.photo, "model": clip.name, "method": args.method, "size": found.size}
+            head["layer"] = dict(zip(("image", "text"), clip.layers(args.layer)))
             text = json.dumps(head | {"texts": facts}, indent=1, ensure_ascii=False)
             print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
         return 0
