@@ -15,7 +15,7 @@ from .methods import METHODS
 from .models import Clip, load
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "load", "metrics"]
+__all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics"]
 
 
 def explain(
@@ -35,3 +35,13 @@ def explain(
     if len(images) != len(texts):
         raise ValueError(f"{len(images)} pictures and {len(texts)} texts do not pair up; give one of either, or as many of both")
     return METHODS[method](clip, clip.preprocess(images), clip.tokenize(texts), **options)
+
+
+def explore(clip: Clip, image: Image.Image, text: str):
+    """A panel to ask with: sliders, method, text, upload and a scene editor beside the map; an `nibkit.explorer.Explorer`.
+
+    image: PIL picture; text: its caption. Needs a notebook (JupyterLab, Colab, Voila); `.figure()` is the same without one.
+    """
+    from .explorer import Explorer  # widgets and plots only where they are wanted
+
+    return Explorer(clip, image, text)

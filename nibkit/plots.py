@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from torch import Tensor
 
 from .models import PIXEL_MEAN, PIXEL_STD
@@ -23,6 +24,11 @@ COLOURS = {
     **dict(zip(LATER, sns.color_palette("dark", 10)[1:6])),
     "centre": (0.45, 0.45, 0.45),
     "random": (0.7, 0.7, 0.7),
+}
+UNITS = {  # of a patch's or a word's score; the methods' own docstrings say why
+    **dict.fromkeys(("nib", "rise", "gradcam", "chefer", "mfaba", "fastig", "gradcam_pooled", "xgrad"), "cosine"),
+    "m2ib": "nats",
+    **dict.fromkeys(("saliency", "grad_eclip", "legrad"), "cosine / attention"),
 }
 sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
 
@@ -40,26 +46,41 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
 
 
 def overlay(
-    ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "", unit: str = "cosine / patch"
+    ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "", unit: str = "cosine / patch",
+    strength: float = 0.6,
 ) -> Axes:
     """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
 
     limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should share one.
+    strength: opacity of the scores, in [0, 1].
     """
     limit = float(limit or np.abs(scores).max() or 1e-9)
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
-    drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=0.6)
-    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
-    bar.ax.tick_params(labelsize=7)
-    bar.set_label(unit, fontsize=7)
+    drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
+    _colour_bar(ax, drawn, unit)
     ax.set_title(title)
     ax.set_axis_off()
     return ax
 
 
-def heat(ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "") -> Axes:
-    """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep."""
-    return picture(ax, image * heatmap[..., None], title)
+def _colour_bar(ax: Axes, drawn: ScalarMappable, label: str):
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=7)
+    return bar
+
+
+def heat(
+    ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", ends: Sequence[str] = (), unit: str = "", strength: float = 1.0
+) -> Axes:
+    """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep.
+
+    ends, unit: the raw scores that 0 and 1 stand for, beside a colour bar where given. strength: how dark 0 is, in [0, 1].
+    """
+    if ends:
+        bar = _colour_bar(ax, ScalarMappable(Normalize(0, 1), ListedColormap(np.linspace([1 - strength] * 3, [1] * 3))), unit)
+        bar.set_ticks([0, 1], labels=ends)
+    return picture(ax, image * (1 - strength + strength * heatmap[..., None]), title)
 
 
 def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = None, title: str = "") -> Axes:
