@@ -17,6 +17,7 @@ from scipy import stats
 from .attribution import Attribution, upsample, words
 from .data import PairDataset
 from .maps import otsu
+from .ranking import holm, mean_interval, paired_p
 from .sharing import once
 from .scenes.datasets import prompt
 from .scenes.world import words_of
@@ -133,7 +134,7 @@ def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[s
 
 
 def _split(pair) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of what the text names and of the other objects, where the model sees. ValueError: nothing named in sight."""
+    """Masks of what the text names and of the other objects, where the model sees; ValueError if none is in sight."""
     masks = {name: seen(mask) for name, mask in pair.masks.items()}
     named = set(pair.words.values()) & set(masks) or set(masks)
     if not any(masks[name].any() for name in named):
@@ -149,11 +150,12 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
 
     pointing_shuffled and so on: the same map on the target of the pair half a batch on (nan where that is its own);
     area, word_share: the target's share of what the model sees, the objects' share of the words: what chance gets;
-    cosine: of the pair; energy_image, energy_text: sum of the magnitudes of all patch or token scores, method's unit.
+    cosine: of the pair; energy_image, energy_text: mean magnitude of the patch or inner token scores, method's unit.
 
     The target is what the text names (`pair.words`); of a pair that does not say what its words name, all its masks.
     ValueError where a pair has no mask, or its target is out of the model's sight.
     """
+    inner = slice(clip.text.before, -1)
     split = once((*pairs, "masks"), lambda: [_split(pair) for pair in pairs])
     cosine = clip.similarity(pixels, ids).tolist()
     rows = []
@@ -170,6 +172,34 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
             | signed_truth(scores, target, others)
             | text_truth(scored, set(pair.words.values()))
             | {"area": target.mean(), "cosine": cosine[k]}
-            | {"energy_image": np.abs(a.image[k]).sum(), "energy_text": np.abs(a.text[k][clip.text.before : -1]).sum()}
+            | {"energy_image": np.abs(a.image[k]).mean(), "energy_text": np.abs(a.text[k][inner]).mean()}
         )
     return pd.DataFrame(rows)[list(COLUMNS)]
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
+    """Do maps fade when the text is wrong? Rows of `truth` for pairs, and for the same pairs under `mismatched` texts.
+
+    A map that explains a match has less to explain where there is less of it; one that looks as strong is forced.
+    Columns: method, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
+    bootstrap interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with
+    cosine over all pairs of both kinds), fades (is the ratio below 1, p_holm < alpha). Pairs where either map is 0
+    throughout are left out.
+    """
+    both, table = match.merge(mismatch, on=["pair", "method"], suffixes=("", "_wrong")), []
+    for method, group in both.groupby("method", sort=False):
+        for part in ("image", "text"):
+            right, wrong = group[f"energy_{part}"].to_numpy(float), group[f"energy_{part}_wrong"].to_numpy(float)
+            some = (right > 0) & (wrong > 0)
+            change = np.log(wrong[some] / right[some])
+            cosine = np.concatenate([group.cosine[some], group.cosine_wrong[some]])
+            rho = stats.spearmanr(cosine, np.concatenate([right[some], wrong[some]])).statistic
+            found = mean_interval(change)
+            ends = {"ratio": np.exp(found["mean"]), "low": np.exp(found["low"]), "high": np.exp(found["high"])}
+            table.append({"method": method, "part": part, "n": found["n"], **ends, "p": paired_p(change), "rho": rho})
+    table = pd.DataFrame(table)
+    table["p_holm"] = holm(table.pop("p"))
+    return table.assign(fades=(table.p_holm < alpha) & (table.high < 1))

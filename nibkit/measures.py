@@ -16,14 +16,17 @@ from .metrics import confidence
 TRUTH = Measure("truth", localisation.COLUMNS, lambda *args: localisation.truth(*args[:-1]))
 
 
-def areas(baselines: Sequence[str] = perturbation.BASELINES, points: int = 5) -> Measure:
+def areas(
+    parts: Sequence[str] = perturbation.PARTS, baselines: Sequence[str] = perturbation.BASELINES, points: int = 5
+) -> Measure:
     """Insertion and deletion; see perturbation.areas."""
 
 
     def function(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:
-        return perturbation.areas(clip, pixels, ids, a, baselines=baselines, points=points)
+        return perturbation.areas(clip, pixels, ids, a, parts=parts, baselines=baselines, points=points)
 
-    return Measure(f"areas {' '.join(baselines)} {points}", perturbation.higher_is_better(baselines), function)
+    name = f"areas {' '.join([*parts, *baselines])} {points}"
+    return Measure(name, perturbation.higher_is_better(parts, baselines), function)
 
 
 def _both(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:

@@ -32,17 +32,18 @@ from .towers import State
 
 BASELINES = ("mean", "blur", "linear")
 KINDS = ("insertion", "deletion")
+PARTS = ("image", "text")
 CELLS = 28  # 8 x 8 pixels of 224
 NOISE = 0.01  # standard deviation of ROAD's noise, in the unit of normalised pixels and of token rows' own spread
 BLUR = 1 / 8  # of the side; the usual 5 pixels of 224 hide nothing that CLIP reads
 STEP = 2.0  # tokens, the text's blur
 
 
-def higher_is_better(baselines: Sequence[str] = BASELINES) -> dict[str, bool]:
+def higher_is_better(parts: Sequence[str] = PARTS, baselines: Sequence[str] = BASELINES) -> dict[str, bool]:
     """The columns of `areas` -> whether higher is better."""
     return {
         f"{part}_{kind}_{baseline}": kind == "insertion"
-        for part in ("image", "text") for kind in KINDS for baseline in baselines
+        for part in parts for kind in KINDS for baseline in baselines
     }  # fmt: skip
 
 
@@ -148,8 +149,8 @@ def _shown(stays: np.ndarray, whole: Tensor) -> Tensor:
 
 @torch.no_grad()
 def curves(
-    clip, pixels: Tensor, ids: list[Tensor], a: Attribution, baselines: Sequence[str] = BASELINES, points: int = 5,
-    seed: int = 0, batch_size: int = 64,
+    clip, pixels: Tensor, ids: list[Tensor], a: Attribution, parts: Sequence[str] = PARTS,
+    baselines: Sequence[str] = BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
     """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
 
@@ -158,9 +159,9 @@ def curves(
     batch.
     batch_size: rows that go through an encoder at once; bounds memory. Errors: ValueError.
     """
-    for baseline in baselines:
-        if baseline not in BASELINES:
-            raise ValueError(f"baseline {baseline!r} is not one of: {', '.join(BASELINES)}")
+    for what, given, known in (("part", parts, PARTS), ("baseline", baselines, BASELINES)):
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"{what} {unknown[0]!r} is not one of: {', '.join(known)}")
     if isinstance(points, bool) or not isinstance(points, int) or points < 1:
         raise ValueError(f"points={points!r} is not a whole number >= 1")
     clip.check(pixels, ids)
@@ -168,8 +169,8 @@ def curves(
     cells = F.adaptive_avg_pool2d(torch.as_tensor(a.signed_map())[:, None], CELLS)[:, 0].numpy()
     rows = clip.text.rows(ids)
     first, ends = clip.text.before, [min(len(i) - 1, end) for i, end in zip(ids, rows.readout.tolist())]  # EOS
-    found = {name: np.full((len(ids), points), np.nan) for name in higher_is_better(baselines)}
-    for part in ("image", "text"):
+    found = {name: np.full((len(ids), points), np.nan) for name in higher_is_better(parts, baselines)}
+    for part in parts:
         usable = [k for k in range(len(ids)) if part == "image" or ends[k] > first]
         for baseline in baselines if usable else ():
             changed = []

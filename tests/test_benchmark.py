@@ -368,7 +368,7 @@ def test_style_puts_the_best_in_bold():
 
 
 def test_other_measures_have_their_own_columns_and_resume(golden_clip, tmp_path):
-    both = measures.together(measures.PROTOCOLS, measures.areas(["mean"], points=1))
+    both = measures.together(measures.PROTOCOLS, measures.areas(["image"], ["mean"], points=1))
     rows = go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"], measure=both)
     assert list(rows) == ["dataset", "pair", "text", "method", *both.columns, "seconds", "passes", "error"]
     assert (rows.error == "").all() and rows[list(both.columns)].notna().all(axis=None)

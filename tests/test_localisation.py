@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -117,8 +118,8 @@ def test_a_batch_against_its_own_masks(scenes, batch):
     assert got.other.isna().all() and (got.ground == 0).all()
     np.testing.assert_allclose(got.area, maps.mean((1, 2)))
     np.testing.assert_allclose(got.cosine, scenes.similarity(pixels, ids), atol=1e-6)
-    np.testing.assert_allclose(got.energy_image, maps.sum((1, 2)))
-    np.testing.assert_allclose(got.energy_text, 1)
+    np.testing.assert_allclose(got.energy_image, maps.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(got.energy_text, [1 / (len(i) - 2) for i in ids], rtol=1e-6)
     shuffled = [localisation.image_truth(maps[k], maps[(k + 2) % 4] > 0) for k in range(4)]
     assert list(got.iou_shuffled) == pytest.approx([s["iou"] for s in shuffled])
     alone = localisation.truth(scenes, pairs[:1], pixels[:1], ids[:1], nibkit.Attribution(maps[:1], text[:1], 224))
@@ -148,3 +149,25 @@ def test_a_pair_without_truth_is_a_row_with_its_reason(scenes):
     rows = benchmark.run(scenes, items, ["random"], measure=measures.TRUTH, progress=False)
     assert "objects/0000 has no mask with a pixel in the part that the model sees" in rows.error[0]
     assert np.isnan(rows.pointing[0]) and rows.error[1] == "" and 0 <= rows.pointing[1] <= 1
+
+
+def test_maps_that_fade_and_maps_that_are_forced():
+    """Energy a third under the wrong text, the same energy, and energy that the cosine has nothing to do with."""
+    n = 40
+    noise = np.random.default_rng(0).normal(0, 0.1, (3, n))
+
+    def rows(scale, cosine):
+        methods = {"fades": scale, "forced": 1.0}
+        return pd.concat(
+            pd.DataFrame(
+                {"pair": range(n), "method": method, "cosine": cosine + noise[2]}
+                | {f"energy_{part}": factor * np.exp(noise[int(scale < 1)]) for part in ("image", "text")}
+            )
+            for method, factor in methods.items()
+        )
+
+    table = localisation.forced(rows(1.0, 0.6), rows(1 / 3, 0.0)).set_index(["method", "part"])
+    assert (table.n == n).all()
+    assert table.ratio["fades", "image"] == pytest.approx(np.exp((noise[1] - noise[0]).mean()) / 3)
+    assert table.fades["fades", "text"] and table.high["fades", "text"] < 0.4 and table.rho["fades", "image"] > 0.7
+    assert not table.fades["forced", "image"] and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1

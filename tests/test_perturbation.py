@@ -90,7 +90,7 @@ def test_one_point_by_hand(scenes, batch):
     half = np.zeros((3, 224, 224), np.float32)
     half[:, :112] = 1
     words = [np.arange(len(i), dtype=np.float32)[::-1].copy() for i in ids]  # the first words are the best
-    got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), ["mean"], points=1)
+    got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), points=1)
     kept = pixels.clone()
     kept[:, :, 112:] = 0
     np.testing.assert_allclose(got["image_insertion_mean"][:, 0], scenes.similarity(kept, ids), atol=1e-5)
@@ -123,6 +123,8 @@ def test_every_knob_is_alive(scenes, batch):
     columns = [base[f"image_deletion_{name}"] for name in perturbation.BASELINES]
     assert not any(np.allclose(x, y) for x, y in zip(columns, [*columns[1:], columns[0]]))
     assert base.equals(perturbation.areas(scenes, *batch, a, points=2))  # and nothing else moves it
+    only = perturbation.areas(scenes, *batch, a, parts=["text"], baselines=["blur"], points=2)
+    assert list(only) == ["text_insertion_blur", "text_deletion_blur"]
 
 
 def test_a_text_without_words_has_no_curve(scenes, batch):
@@ -138,5 +140,7 @@ def test_bad_settings_are_sentences(scenes, batch):
     a = perfect(*batch)
     with pytest.raises(ValueError, match="baseline 'grey' is not one of: mean, blur, linear"):
         perturbation.areas(scenes, *batch, a, baselines=["grey"])
+    with pytest.raises(ValueError, match="part 'sound' is not one of: image, text"):
+        perturbation.areas(scenes, *batch, a, parts=["sound"])
     with pytest.raises(ValueError, match="points=0 is not a whole number >= 1"):
         perturbation.areas(scenes, *batch, a, points=0)
