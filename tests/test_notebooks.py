@@ -1,5 +1,11 @@
-"""The committed notebooks are fit to be read, run and regenerated."""
+"""The committed notebooks are fit to be read, run, compared and regenerated."""
 
+import ast
+import configparser
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -7,7 +13,8 @@ import pytest
 
 from nibkit import reports
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 
@@ -30,4 +37,55 @@ def test_hygiene(path):
     assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
     assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code)
     if not path.stem.startswith("01"):
-        assert not any(line.startswith("def ") for cell in code for line in cell.source.splitlines())
+        nodes = [node for cell in code for node in ast.walk(ast.parse(cell.source))]
+        assert not any(isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) for node in nodes)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_differences_between_versions_are_those_of_the_content(path):
+    notebook = nbformat.read(path, as_version=4)
+    ids = [cell.id for cell in notebook.cells]
+    assert len(set(ids)) == len(ids)
+    text = path.read_text(encoding="utf-8")  # one layout: nbformat's, keys sorted, a line per source line
+    assert text == nbformat.writes(notebook) + "\n", "written by another program: make notebooks"
+
+
+def test_nbval_finds_a_wrong_number_in_a_table(tmp_path):
+    """The command of `make test` fails the one cell of a notebook in whose output one digit was changed."""
+    notebook = nbformat.read(FOLDER / "00_index.ipynb", as_version=4)
+    (checked,) = [cell for cell in notebook.cells if cell.source.startswith("# NBVAL_CHECK_OUTPUT")]
+    table = checked.outputs[0].text
+    last = list(re.finditer(r"\d\.\d+", table))[-1]
+    checked.outputs[0].text = table[: last.end() - 1] + str((int(last[0][-1]) + 1) % 10) + table[last.end() :]
+    nbformat.write(notebook, tmp_path / "planted.ipynb")
+    command = re.search(r"-m pytest (.*--nbval.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))[1].split()
+    command = [{"notebooks": str(tmp_path), "notebooks/sanitize.cfg": str(FOLDER / "sanitize.cfg")}.get(c, c) for c in command]
+    command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-n", "0"]
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MPLBACKEND"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *command],
+        cwd=tmp_path,
+        env=variables | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert done.returncode == 1, done.stdout
+    number = [cell.id for cell in notebook.cells if cell.cell_type == "code"].index(checked.id)  # as nbval counts
+    assert re.findall(r"^FAILED (.*?) - ", done.stdout, re.MULTILINE) == [f"planted.ipynb::Cell {number}"], done.stdout
+
+
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("made 2026-11-21 at 14:20:59 on cuda:0", "made DATE at TIME on DEVICE"),
+        ("2026-11-21T14:20:59+00:00", "DATE"),
+        ("/home/me/nibkit/reports/a.csv", "PATH"),
+        ("nib 1.30 60.4 -0.25 3e-5 16/96 12 %", "nib 1.30 60.4 -0.25 3e-5 16/96 12 %"),
+    ],
+)
+def test_the_sanitiser_takes_dates_paths_and_devices_and_leaves_numbers(text, left):
+    rules = configparser.RawConfigParser()
+    rules.read(FOLDER / "sanitize.cfg")
+    for section in rules.sections():
+        text = re.sub(rules[section]["regex"], rules[section]["replace"], text)
+    assert text == left
