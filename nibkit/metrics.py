@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .sharing import once
-from .towers import State
+from .towers import State, at_least_single
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
 PROTOCOLS = ("paper", "corrected")
@@ -33,7 +33,12 @@ def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
         rows = State(clip.text.embedding[padded], torch.stack([i.argmax() for i in ids]))
     else:  # a model that sees its padding reads where it always does
         rows = clip.text.rows(ids)
-    return rows, clip.text.embed_rows(rows)
+    return rows, _embedded(clip, rows)
+
+
+def _embedded(clip, rows: State) -> Tensor:
+    with clip.text.forward_only():
+        return at_least_single(clip.text.embed_rows(rows))
 
 
 def _factors(clip, ids: list[Tensor], scores: list[Tensor], rows: State, protocol: str) -> Tensor:
@@ -81,7 +86,8 @@ def confidence(
         raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
-    masked = clip.image.embed_rows(clip.image.rows(pixels * maps[:, None]))
+    with clip.image.forward_only():
+        masked = at_least_single(clip.image.embed_rows(clip.image.rows(pixels * maps[:, None])))
     changes = _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)
     result = dict(zip(("image_drop", "image_increase"), changes))
 
@@ -91,7 +97,7 @@ def confidence(
         some = [ids[k] for k in usable]
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
         factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
-        scaled = clip.text.embed_rows(State(rows.tokens * factors[..., None], rows.readout))
+        scaled = _embedded(clip, State(rows.tokens * factors[..., None], rows.readout))
         drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase
     return pd.DataFrame(result)

@@ -1,40 +1,43 @@
 """`load` a CLIP: two towers, preprocess and tokenizer together."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import clip as openai_clip
 import numpy as np
 import torch
 import torch.nn.functional as F
-from clip.clip import _transform
-from clip.model import CLIP, build_model
 from PIL import Image
 from torch import Tensor
 
 from .backends import openai as openai_backend
+from .backends.files import read
 from .paths import bundled
 from .towers import ImageTower, Layer, TextTower
 
 PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics, RGB
 PIXEL_STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
-# embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
-_OPENAI_VITS = {
-    "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
-    "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
-    "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
-    "ViT-L/14@336px": (768, 336, 24, 1024, 14, 77, 49408, 768, 12, 12),
-}
-NAMES = ("scenes", *_OPENAI_VITS, "hf:FOLDER-OR-NAME", "FILE.pt", "FILE.safetensors")
+NAMES = (
+    "scenes",
+    *openai_backend.ARCHITECTURES,
+    "open_clip:ARCH/TAG",
+    "open_clip:ARCH/FILE",
+    "hf:FOLDER-OR-NAME",
+    "FOLDER",
+    "FILE.pt",
+    "FILE.safetensors",
+)
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, *HALVES, torch.float64)
 
 
 class Clip:
     """An image tower and a text tower that share an embedding space, with what turns pictures and texts into their inputs.
 
-    `preprocess`: PIL picture(s) -> pixels (B, 3, H, W) float32, normalised, on the model's device.
+    `preprocess`: PIL picture(s) -> pixels (B, 3, H, W) float32 (float64 for a float64 model), normalised, on the model's device.
     `tokenize`: text(s) -> a list of B 1-D int64 tensors, BOS .. EOS, not padded.
     `decode`: ids -> a list of word pieces.
     """
@@ -42,14 +45,29 @@ class Clip:
     image: ImageTower
     text: TextTower
 
-    def __init__(self, name: str, model, backend, transform: Callable, tokenizer: Callable, device: torch.device):
-        self.name, self.model = name, model.eval().requires_grad_(False).to(device)
+    def __init__(
+        self,
+        name: str,
+        model,
+        backend,
+        transform: Callable,
+        tokenizer: Callable,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+    ):
+        self.name, self.model, self.dtype = name, model.eval().requires_grad_(False).to(device), dtype
         self.image, self.text = backend.towers(self.model)
         self._backend, self._transform, self._tokenizer = backend, transform, tokenizer
+        self.text.before = tokenizer.before
+        if self.text.pad is not None and tokenizer.pad is not None:
+            self.text.pad = tokenizer.pad
+        if dtype in HALVES:
+            for tower in (self.image, self.text):
+                tower.forward_only = functools.partial(torch.autocast, self.device.type, dtype)
 
     def around(self, model) -> "Clip":
         """The same CLIP around another `model` of the same architecture: other weights, another dtype."""
-        return type(self)(self.name, model, self._backend, self._transform, self._tokenizer, self.device)
+        return type(self)(self.name, model, self._backend, self._transform, self._tokenizer, self.device, self.dtype)
 
     def __deepcopy__(self, memo) -> "Clip":
         return self.around(copy.deepcopy(self.model, memo))  # towers look at their model's weights: a copy needs its own
@@ -83,7 +101,7 @@ class Clip:
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         images = [images] if isinstance(images, Image.Image) else images
-        return torch.stack([self._transform(i.convert("RGB")) for i in images]).to(self.device)
+        return torch.stack([self._transform(i.convert("RGB")) for i in images]).to(self.text.embedding)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         texts = [texts] if isinstance(texts, str) else texts
@@ -95,7 +113,7 @@ class Clip:
 
     def decode(self, ids: Tensor) -> list[str]:
         """Each id's piece of text, a space behind the pieces that end a word."""
-        return [_bpe().decoder[int(i)].replace("</w>", " ") for i in ids]
+        return self._tokenizer.pieces(ids.tolist())
 
     def check(self, pixels: Tensor, ids: list[Tensor]) -> None:
         """Raise a ValueError with a sentence where pixels or ids do not fit this model."""
@@ -147,90 +165,90 @@ def pick_device(device: str = "auto") -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
-@functools.cache
-def _bpe():
-    return openai_clip.simple_tokenizer.SimpleTokenizer()
+def load(
+    name: str | Path = "scenes", device: str = "auto", pretrained: bool = True, dtype: torch.dtype | str = "float32"
+) -> Clip:
+    """Load a CLIP by name, or from a folder or file, which is recognised by what is in it.
 
-
-def _bpe_ids(text: str) -> list[int]:
-    bpe = _bpe()
-    return [bpe.encoder["<|startoftext|>"], *bpe.encode(text), bpe.encoder["<|endoftext|>"]]
-
-
-def _openai(name: str, model, device: torch.device) -> Clip:
-    return Clip(name, model.float(), openai_backend, _transform(model.visual.input_resolution), _bpe_ids, device)
-
-
-def _openai_file(path: Path, name: str, device: torch.device) -> Clip:
-    """A checkpoint with OpenAI's own key names: .safetensors, or a .pt state dict or JIT archive."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        try:
-            state = torch.jit.load(path, map_location="cpu").state_dict()
-        except RuntimeError:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-            state = state.get("state_dict", state)
-    if "visual.conv1.weight" not in state:
-        raise ValueError(f"{path} has no 'visual.conv1.weight': it is not a checkpoint in OpenAI CLIP's format")
-    with torch.random.fork_rng(devices=[]):  # the library draws initial weights before it loads these
-        return _openai(name, build_model(dict(state)), device)
-
-
-def _openai_name(name: str, pretrained: bool, device: torch.device) -> Clip:
-    if not pretrained:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _openai(f"{name} (random weights)", CLIP(*_OPENAI_VITS[name]), device)
-    try:
-        model, _ = openai_clip.load(name, device="cpu")
-    except OSError as error:
-        raise OSError(
-            f"the weights of {name} are not in ~/.cache/clip and could not be downloaded ({error}); put the file that OpenAI's clip "
-            f"package names there, or load a local file: nibkit.load('FILE.pt')"
-        ) from error
-    return _openai(name, model, device)
-
-
-def _transformers(source: str, device: torch.device) -> Clip:
-    try:
-        import transformers
-    except ImportError as error:
-        raise ImportError("hf: models need transformers; install it with: pip install 'nibkit[transformers]'") from error
-    from .backends import transformers as backend
-
-    try:
-        model = transformers.CLIPModel.from_pretrained(source, dtype=torch.float32)
-    except OSError as error:
-        raise OSError(
-            f"hf:{source} is neither a folder with config.json and model.safetensors nor a model that could be downloaded; "
-            f"save one with model.save_pretrained(FOLDER) and load 'hf:FOLDER' ({str(error).splitlines()[0]})"
-        ) from error
-    transform, tokenizer = _transform(model.config.vision_config.image_size), _bpe_ids
-    if (Path(source) / "tokenizer_config.json").exists() or not Path(source).exists():
-        hf = transformers.AutoTokenizer.from_pretrained(source)
-        tokenizer = lambda text: hf(text)["input_ids"]  # noqa: E731
-    return Clip(Path(source).name, model, backend, transform, tokenizer, device)
-
-
-def load(name: str = "scenes", device: str = "auto", pretrained: bool = True) -> Clip:
-    """Load a CLIP by name.
-
-    name: "scenes" (bundled); a ViT of OpenAI's `clip` package such as "ViT-B/32"; "hf:FOLDER" or "hf:NAME" for a transformers
-        CLIPModel; the path of a checkpoint file in OpenAI's format.
-    device: "auto", "cpu", "cuda", "mps", ...
-    pretrained: False gives an OpenAI name its true architecture with seeded random weights.
-    Weights are float32, frozen, in eval mode. Errors: ValueError for an unknown name, OSError for missing weights.
+    name: "scenes" (bundled); a model of OpenAI's `clip` package, ViT or ResNet, such as "ViT-B/32";
+        "open_clip:ARCH/TAG" or "open_clip:ARCH/FILE", such as "open_clip:ViT-B-32/laion2b_s34b_b79k"; "hf:NAME" or a
+        `save_pretrained` folder (CLIPModel, SiglipModel, Siglip2Model); a folder with open_clip_config.json; a checkpoint
+        file in OpenAI's format (open_clip's files have the same key names and another activation: name their ARCH).
+    device: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "mps", ...
+    pretrained: False gives a name, or the folder's configuration, its true architecture with seeded random weights.
+    dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32", "bfloat16"
+        or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything, not on MPS.
+    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work: ValueError for
+    an unknown name or a file that is not weights alone, OSError for weights that are not to be had.
     """
-    where = pick_device(device)
+    where, name = pick_device(device), str(name)
+    if isinstance(dtype, str):
+        dtype = getattr(torch, dtype, dtype)
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}")
+    if dtype == torch.float64 and where.type == "mps":
+        raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
+    make, label, backend = _source(name, pretrained)
+    with _seeded(not pretrained):
+        model, transform, tokenizer = make()
+    label += "" if pretrained else " (random weights)"
+    model = model.double() if dtype == torch.float64 else model.float()
+    return Clip(label, model, backend, transform, tokenizer, where, dtype)
+
+
+def _source(name: str, pretrained: bool):
+    """(function that makes model, transform and tokenizer; what to call it; backend)."""
+    path = Path(name)
     if name == "scenes":
-        return _openai_file(bundled("scenes/model.safetensors"), name, where)
-    if name in _OPENAI_VITS:
-        return _openai_name(name, pretrained, where)
-    if name.startswith("hf:"):
-        return _transformers(name.removeprefix("hf:"), where)
-    if Path(name).is_file():
-        return _openai_file(Path(name), Path(name).stem, where)
-    raise ValueError(f"model {name!r} is neither a file nor one of: {', '.join(NAMES)}")
+        return _of_file(bundled("scenes/model.safetensors")), name, openai_backend
+    if name in openai_backend.ARCHITECTURES:
+        return lambda: openai_backend.of_name(name, pretrained), name, openai_backend
+    if name.startswith("hf:") or (path / "config.json").is_file():
+        from .backends import transformers as backend
+    elif name.startswith("open_clip:") or (path / "open_clip_config.json").is_file():
+        from .backends import open_clip as backend
+    elif path.is_dir():
+        return _source(str(_only_checkpoint(path)), pretrained)
+    elif path.is_file():
+        return _of_file(path), path.stem, openai_backend
+    else:
+        raise ValueError(f"model {name!r} is neither a file nor a folder nor one of: {', '.join(NAMES)}")
+    source = name.removeprefix("hf:").removeprefix("open_clip:")
+    return lambda: backend.of_name(source, pretrained), Path(source).name if path.is_dir() else source, backend
+
+
+def _only_checkpoint(folder: Path) -> Path:
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".pt", ".pth", ".bin", ".safetensors"))
+    if len(files) == 1:
+        return files[0]
+    raise FileNotFoundError(
+        f"the folder {folder} has neither config.json (transformers) nor open_clip_config.json (open_clip), and "
+        f"{len(files) or 'no'} checkpoint files; name one file"
+    )
+
+
+def _of_file(path: Path):
+    """A checkpoint with OpenAI's own key names: .safetensors, a state dict, or a JIT archive."""
+
+    def make():
+        state = read(path)
+        if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+            if (path.parent / "config.json").is_file():
+                raise ValueError(f"{path} is a transformers checkpoint: load its folder, nibkit.load({str(path.parent)!r})")
+            raise ValueError(f"{path} is a transformers checkpoint without the config.json that belongs beside it")
+        if any(name.startswith(("visual.trunk.", "text.", "text_decoder.")) for name in state):
+            raise ValueError(f"{path} is an open_clip checkpoint: say its architecture, nibkit.load('open_clip:ARCH/{path}')")
+        if "visual.proj" not in state and "visual.attnpool.c_proj.weight" not in state:
+            raise ValueError(f"{path} has no 'visual.proj': it is not a checkpoint in OpenAI CLIP's format")
+        return openai_backend.of_state(state)
+
+    return make
+
+
+@contextlib.contextmanager
+def _seeded(seed: bool):
+    """Libraries draw weights before they load others: the caller's random state is not theirs."""
+    with torch.random.fork_rng(devices=[]):
+        if seed:
+            torch.manual_seed(0)
+        yield

@@ -4,6 +4,7 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -39,6 +40,11 @@ def bytes_of(batch_size: str) -> int:
         pass
     allowed = 'rows (a whole number >= 1), "auto", or memory such as "500MB"'
     raise ValueError(f"batch_size={batch_size!r} is none of: {allowed}")
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """float32 where a pass in half precision left less."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 class State(NamedTuple):
@@ -175,6 +181,7 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
+    forward_only: Callable = contextlib.nullcontext  # opens a pass that nobody differentiates: half precision, if wanted
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
@@ -192,8 +199,12 @@ class Tower:
 
     @property
     def default_layer(self) -> int:
-        """Three quarters up: the paper's 9 of 12, 18 of 24, stage 3 of a ResNet (its 4 stages and the pooling are 5)."""
-        return 3 * len(self.blocks) // 4
+        """Three quarters up: the paper's 9 of 12, 18 of 24, stage 3 of a ResNet (its 4 stages and the pooling are 5).
+
+        Never the last, whose output no method can use.
+        """
+        n = len(self.blocks)
+        return max(0, min(3 * n // 4, n - 2))
 
     def check_layer(self, layer: int) -> int:
         """`layer`, or a ValueError that says which layers there are."""
@@ -230,9 +241,10 @@ class Tower:
 
         def make() -> State:
             below = max((k for k in known if k < layer), default=None)
-            if below is None:
-                return self.run(self.start(self.rows(inputs)), 0, layer)
-            return self.run(self.state(inputs, below), below, layer)
+            with self.forward_only():
+                first = self.start(self.rows(inputs)) if below is None else self.state(inputs, below)
+                state = self.run(first, below or 0, layer)
+            return State(at_least_single(state.tokens), state.readout)
 
         state = once((self, inputs, self.check_layer(layer)), make)
         known.add(layer)
@@ -249,7 +261,8 @@ class Tower:
 
         def make() -> Tensor:
             layer = max(once((self, inputs, "layers"), set), default=0)
-            return self.embed(self.state(inputs, layer), layer)
+            with self.forward_only():
+                return at_least_single(self.embed(self.state(inputs, layer), layer))
 
         return once((self, inputs, "embedding"), make)
 
@@ -284,7 +297,6 @@ class TextTower(Tower):
     context: int  # the longest text, tokens
     embedding: Tensor  # (vocabulary, C)
     positions: Tensor  # (context, C)
-
     pad: int | None = None  # texts are filled up with this token, where the model sees the padding (SigLIP)
     before: int = 1  # tokens in front of the first word (BOS); behind the last there is always EOS
 

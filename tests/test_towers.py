@@ -11,7 +11,9 @@ from clip.model import CLIP
 
 import nibkit
 from nibkit import models
+from nibkit.backends import openai as openai_backend
 from nibkit.backends import transformers as transformers_backend
+from nibkit.backends.tokenizers import BPE
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["a dog", "a photo of a cat and a dog on grass", "owl", "two boats, a bus and a very long red train", "a", "b c", "d", "e f"]
@@ -24,7 +26,7 @@ def openai_clip():
     for p in model.parameters():  # the initial weights are too small for a wrong order of operations to show
         if p.ndim == 1:
             p.data += 0.1 * torch.randn_like(p)
-    return models._openai("small", model, torch.device("cpu"))
+    return models.Clip("small", model, openai_backend, openai_backend._transform(64), BPE(), torch.device("cpu"))
 
 
 def transformers_clip(eos_token_id=2):
@@ -39,7 +41,7 @@ def transformers_clip(eos_token_id=2):
     for p in model.parameters():
         p.data += 0.05 * torch.randn_like(p)
     return models.Clip(
-        "small", model, transformers_backend, models._transform(64), models._bpe_ids, torch.device("cpu")
+        "small", model, transformers_backend, openai_backend._transform(64), BPE(), torch.device("cpu")
     )
 
 

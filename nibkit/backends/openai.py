@@ -1,8 +1,30 @@
-"""OpenAI's `clip` package (on PyPI: rf-clip; `clip` there is another program)."""
+"""OpenAI's `clip` package (on PyPI: rf-clip; `clip` there is another program): ViT and ResNet."""
+
+import os
 
 import torch
+import torch.nn.functional as F
+from clip import load as download_and_load
+from clip.clip import _transform
+from clip.model import CLIP, build_model
 
-from ..towers import Block, ImageTower, State, TextTower, norm
+from ..towers import Block, ImageTower, Stage, State, TextTower, norm
+from .files import absent, patience
+from .tokenizers import BPE
+
+# embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
+ARCHITECTURES = {
+    "ViT-B/32": (512, 224, 12, 768, 32, 77, 49408, 512, 8, 12),
+    "ViT-B/16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
+    "ViT-L/14": (768, 224, 24, 1024, 14, 77, 49408, 768, 12, 12),
+    "ViT-L/14@336px": (768, 336, 24, 1024, 14, 77, 49408, 768, 12, 12),
+    "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12),
+    "RN101": (512, 224, (3, 4, 23, 3), 64, None, 77, 49408, 512, 8, 12),
+    "RN50x4": (640, 288, (4, 6, 10, 6), 80, None, 77, 49408, 640, 10, 12),
+    "RN50x16": (768, 384, (6, 8, 18, 8), 96, None, 77, 49408, 768, 12, 12),
+    "RN50x64": (1024, 448, (3, 15, 36, 10), 128, None, 77, 49408, 1024, 16, 12),
+}
+CACHE = os.path.expanduser("~/.cache/clip")
 
 
 def _block(b) -> Block:
@@ -13,8 +35,6 @@ def _block(b) -> Block:
 
 class OpenAIImage(ImageTower):
     def __init__(self, visual):
-        if not hasattr(visual, "transformer"):
-            raise ValueError("this CLIP has a ResNet image encoder; nibkit's towers are cut between transformer blocks (ViT)")
         self._visual = visual
         self.blocks = [_block(b) for b in visual.transformer.resblocks]
         self.width = visual.conv1.out_channels
@@ -34,6 +54,48 @@ class OpenAIImage(ImageTower):
         return norm(self._visual.ln_post)(row) @ self._visual.proj
 
 
+class ResNetImage(ImageTower):
+    """A ModifiedResNet of `clip` or open_clip: places are tokens, and `layer` is the stage whose output is cut.
+
+    layer 0 is the stem's map, 1 .. 4 are those of layer1 .. layer4, each with its own grid and channels; the attention
+    pooling is the fifth block. Embedding rows are the stem's map.
+    """
+
+    prefix = 0
+    unattended = "is a ResNet, without attention between its stages"
+
+    def __init__(self, visual, size: int):
+        self._visual, self.size = visual, size
+        stages = (visual.layer1, visual.layer2, visual.layer3, visual.layer4)
+        self.blocks = [Stage(self._on_map(stage)) for stage in stages]
+        self.blocks.append(Stage(lambda x: visual.attnpool(self._map(x))[:, None]))
+        self.width = visual.attnpool.positional_embedding.shape[1]
+        self.grid = (size // 32,) * 2
+
+    def _on_map(self, stage):
+        return lambda x: stage(self._map(x)).flatten(2).transpose(1, 2)
+
+    def _map(self, tokens):
+        return self.patches(tokens.transpose(1, 2))  # (B, C, rows, columns)
+
+    def patches(self, scores):
+        side = round(scores.shape[-1] ** 0.5)
+        return scores.unflatten(-1, (side, side))
+
+    def rows(self, pixels):
+        v, x = self._visual, pixels
+        for conv, bn in ((v.conv1, v.bn1), (v.conv2, v.bn2), (v.conv3, v.bn3)):
+            x = F.relu(bn(conv(x)))
+        x = v.avgpool(x).flatten(2).transpose(1, 2)
+        return State(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
+
+    def start(self, rows):
+        return rows
+
+    def head(self, row):
+        return row
+
+
 class OpenAIText(TextTower):
     def __init__(self, model):
         self._model = model
@@ -47,5 +109,32 @@ class OpenAIText(TextTower):
 
 
 def towers(model) -> tuple[ImageTower, TextTower]:
-    """`clip.model.CLIP` with a ViT -> its two towers."""
-    return OpenAIImage(model.visual), OpenAIText(model)
+    """`clip.model.CLIP` -> its two towers."""
+    resnet = not hasattr(model.visual, "transformer")
+    image = ResNetImage(model.visual, model.visual.input_resolution) if resnet else OpenAIImage(model.visual)
+    return image, OpenAIText(model)
+
+
+def of_state(state: dict[str, torch.Tensor]):
+    """A state dict with OpenAI's key names -> (model, transform, tokenizer). The caller guards the random state."""
+    state = dict(state)
+    model = build_model(dict(state)).float()  # which stores float16
+    model.load_state_dict({k: v.float() for k, v in state.items() if k in model.state_dict()})
+    return _parts(model)
+
+
+def of_name(name: str, pretrained: bool):
+    """A name of ARCHITECTURES -> (model, transform, tokenizer); the package downloads to ~/.cache/clip and checks the sum."""
+    if not pretrained:
+        return _parts(CLIP(*ARCHITECTURES[name]))
+    try:
+        with patience():
+            model, _ = download_and_load(name, device="cpu")
+    except OSError as error:
+        file = name.replace("/", "-").replace("@", "-") + ".pt"
+        raise absent(f"the weights of {name}", f"the file {file} that OpenAI's clip package downloads into {CACHE}", error) from error
+    return _parts(model)
+
+
+def _parts(model):
+    return model.float(), _transform(model.visual.input_resolution), BPE()

@@ -23,7 +23,7 @@ from scipy.ndimage import zoom
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
-from ..towers import State, ragged
+from ..towers import State, at_least_single, ragged
 
 
 def cell(size: int, grid: int) -> int:
@@ -108,11 +108,13 @@ def rise(
     shown = torch.stack([F.pad(m, (0, n), value=1.0) for m, n in zip(shown, padding)])
 
     def show_picture(k: Tensor, m: Tensor) -> Tensor:
-        return image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1)))
+        with image.forward_only():
+            return at_least_single(image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1))))
 
     def show_text(k: Tensor, m: Tensor) -> Tensor:
         masked = rows.tokens[:, None] * shown[:, k, :, None].to(m)
-        return text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k))))
+        with text.forward_only():
+            return at_least_single(text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k)))))
 
     by, towers = probability if paper else None, ((image, image.rows(pixels[:1])), (text, rows))
     pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)  # no gradient

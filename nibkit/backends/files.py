@@ -1,0 +1,135 @@
+"""Checkpoint files, read without running anything that is stored in them, and what to say where there is none."""
+
+import contextlib
+import pickle
+import socket
+import types
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+WAIT = 10  # seconds for an answer from the network
+
+
+def absent(what: str, where: str, error: Exception) -> OSError:
+    """The error for weights that are neither here nor to be had."""
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return OSError(
+        f"{what} are not on this machine and could not be downloaded ({reason}). From a machine with network, bring "
+        f"{where}; or load a file or a folder: nibkit.load('FILE') (`python -m nibkit models` lists the forms)"
+    )
+
+
+@contextlib.contextmanager
+def patience():
+    """A network that does not answer is given up after WAIT seconds."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(WAIT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def ask_hub(repository: str, what: str, where: str) -> None:
+    """One quick question to the hub, or an OSError: its libraries retry for most of a minute before they give up."""
+    import huggingface_hub
+
+    try:
+        huggingface_hub.HfApi().model_info(repository, timeout=WAIT)
+    except Exception as error:  # each release has another family of them
+        raise absent(what, where, error) from error
+
+
+def read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file by name, on the CPU.
+
+    .safetensors; a state dict of torch.save, bare or as a training checkpoint's "state_dict"; a TorchScript (JIT) archive, whose
+    code is not loaded. Errors: ValueError for a file that holds anything but weights, or no weights.
+    """
+    if not zipfile.is_zipfile(path) and _is_safetensors(path):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = _archive(path) if _is_archive(path) else torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        why = "it would run code when loaded" if "unsupported" in str(error).lower() or "global" in str(error).lower() else ""
+        raise ValueError(
+            f"{path} was not loaded: {why or 'it is not a checkpoint of weights alone'}. nibkit reads .safetensors, state dicts of "
+            f"torch.save, and TorchScript archives; whoever made the file can save model.state_dict() ({_short(error)})"
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds a {type(state).__name__}, no named weights")
+    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _short(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])[:160]
+
+
+def _is_safetensors(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{" and int.from_bytes(start[:8], "little") < 1 << 27
+
+
+# ---- TorchScript archives: a zip of tensors, a pickle of the module tree, and code, which is left alone
+
+
+class _Module:
+    """Stands for any scripted class of the archive: attributes, no code."""
+
+
+def _is_archive(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows tensors and modules by name, and nothing that could run."""
+
+    def __init__(self, archive: zipfile.ZipFile, root: str):
+        super().__init__(archive.open(f"{root}/data.pkl"))
+        self._archive, self._root, self._storages = archive, root, {}
+
+    def find_class(self, module: str, name: str):
+        if module.startswith("__torch__"):
+            return type(name, (_Module,), {})
+        if module == "torch" and name.endswith("Storage"):
+            return types.SimpleNamespace(dtype=getattr(torch, name).dtype)
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return torch._utils._rebuild_tensor_v2
+        if module == "torch.jit._pickle":  # typed lists of constants
+            return lambda value, *_: value
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        raise pickle.UnpicklingError(f"unsupported GLOBAL {module}.{name}")
+
+    def persistent_load(self, key):
+        _, kind, name, *_ = key
+        if name not in self._storages:
+            raw = torch.frombuffer(bytearray(self._archive.read(f"{self._root}/data/{name}")), dtype=torch.uint8)
+            storage = torch.storage.TypedStorage(wrap_storage=raw.untyped_storage(), dtype=kind.dtype, _internal=True)
+            self._storages[name] = storage
+        return self._storages[name]
+
+
+def _archive(path: Path) -> dict[str, Tensor]:
+    with zipfile.ZipFile(path) as archive:
+        root = next(name for name in archive.namelist() if name.endswith("/constants.pkl")).rsplit("/", 1)[0]
+        return dict(_tensors(_Unpickler(archive, root).load(), ""))
+
+
+def _tensors(module: _Module, prefix: str):
+    for name, value in vars(module).items():
+        if isinstance(value, Tensor):
+            yield prefix + name, value
+        elif isinstance(value, _Module):
+            yield from _tensors(value, f"{prefix}{name}.")
