@@ -37,7 +37,7 @@ def by_setting(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
 def paper(setting: str, dataset: str) -> pd.DataFrame:
     """The paper's means of the four metrics at each value of `setting` ("steps", "layer" or "beta"), tables joined.
 
-    dataset: a bundled set, which plays the part of one of the paper's (claims.PAPER_ROLE), or one of those.
+    dataset: one of the paper's, or one that plays its part (claims.PAPER_ROLE).
     """
     column, names = TABLES[setting]
     table = pd.concat([paper_table(name, dataset) for name in names]).drop_duplicates()

@@ -5,6 +5,7 @@
 """
 
 import csv
+import html
 import inspect
 import io
 import json
@@ -23,7 +24,9 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .attribution import COMMON
+from .claims import PAPER_PAIRS
 from .claims import table as paper_table
+from .data import PairDataset
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
 from .sharing import once, shared
@@ -68,7 +71,8 @@ def run(
 ) -> pd.DataFrame:
     """Explain every pair by every method and measure it: a row per (pair, method), in order of dataset, then methods.
 
-    dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all.
+    dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all. Pairs of a
+        PairDataset that have several captions are first resolved to one by `clip` and `protocol`.
     methods: names of METHODS, or label -> (name, options), such as {"nib exact": ("nib", {"rule": "exact"})}.
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
@@ -86,6 +90,8 @@ def run(
         raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
     columns = ["dataset", "pair", "text", "method", *measure.columns, *COST, "error"]
     plan = _plan(clip, methods, {"seed": seed, "protocol": protocol, **(options or {})})
+    if isinstance(dataset, PairDataset):
+        dataset = dataset[: n_pairs or None].resolve(clip, protocol)
     pairs = range(min(n_pairs, len(dataset)) if n_pairs else len(dataset))
     order = [(str(dataset[k].id), label) for k in pairs for label in plan]
     if len(set(order)) < len(order):
@@ -94,7 +100,7 @@ def run(
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(out or Path(scratch) / "rows.csv")
-        model = f"{clip.name}, weights {_checksum(clip)}"
+        model = f"{clip.name}, weights {checksum(clip)}"
         settings = {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan}
         done = _resume(file, columns, settings)
         finished = sum(key in done for key in order)
@@ -225,10 +231,11 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
     os.replace(part, file)
 
 
-def _checksum(clip) -> str:
+def checksum(clip) -> str:
+    """CRC-32 of all weights, 8 hexadecimal digits: which model made a table, whatever its file is called."""
     crc = 0
     for tensor in clip.model.state_dict().values():
-        crc = zlib.crc32(tensor.cpu().contiguous().numpy(), crc)
+        crc = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
     return f"{crc:08x}"
 
 
@@ -302,7 +309,7 @@ def compare(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    dataset: a bundled set, which plays the part of one of the paper's (claims.PAPER_ROLE), or one of the paper's own. What a
+    dataset: one of the paper's, or one that plays its part (claims.PAPER_ROLE). What a
     label says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise. The paper's pairs per second
     were measured on the authors' machine.
     """
@@ -315,8 +322,29 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     return sides.swaplevel(axis=1)[[(column, side) for column in columns for side in ("ours", "paper")]]
 
 
-def style(table: pd.DataFrame) -> Styler:
-    """A table of `summary` or `beside_paper` for the eye: the best of a metric in bold, intervals in small print."""
+def about(clip, dataset: Sequence, rows: pd.DataFrame) -> pd.DataFrame:
+    """Whose numbers `rows` are, in one row: model, weights (`checksum`), dataset, pairs (in `rows`), of (in the dataset),
+    paper_pairs (that the paper measured; nan for data that are not the paper's), failures (rows without metrics).
+    """
+    name = getattr(dataset, "name", "custom")
+    row = {"model": clip.name, "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}
+    row |= {"paper_pairs": PAPER_PAIRS.get(name, np.nan), "failures": int((rows.error != "").sum())}
+    return pd.DataFrame([row])
+
+
+def caption(about: pd.DataFrame) -> str:
+    """A table of `about` in words: "Ours: scenes, weights 0a1b2c3d, on 48 of 256 pairs of scenes-objects"."""
+    a = about.iloc[0]
+    paper = "" if pd.isna(a.paper_pairs) else f" (the paper: {a.paper_pairs:,.0f})"
+    failures = f"; {a.failures:,} failures" if a.failures else ""
+    return f"Ours: {a.model}, weights {a.weights}, on {a.pairs:,} of {a.of:,} pairs of {a.dataset}{paper}{failures}"
+
+
+def style(table: pd.DataFrame, about: pd.DataFrame | None = None) -> Styler:
+    """A table of `summary` or `beside_paper` for the eye: the best of a metric in bold, intervals in small print.
+
+    about: whose numbers these are, for the caption above the table.
+    """
     first = lambda column: column[0] if isinstance(column, tuple) else column  # noqa: E731
     shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
     for column in shown:
@@ -330,4 +358,6 @@ def style(table: pd.DataFrame) -> Styler:
         shown[column] = text.mask(values.isna(), "–")
     arrows = {metric: f"{metric.replace('_', ' ')} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()}
     shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second"})
-    return shown.style.format_index(escape="html").set_table_styles([{"selector": "td", "props": "text-align: right"}])
+    styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
+    styled = shown.style.format_index(escape="html").set_table_styles(styles)
+    return styled if about is None else styled.set_caption(html.escape(caption(about)))  # pandas does not escape captions

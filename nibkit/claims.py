@@ -6,13 +6,20 @@ from .metrics import HIGHER_IS_BETTER
 from .paths import bundled
 
 BETTER = {**HIGHER_IS_BETTER, "fps": True}
-PAPER_ROLE = {"scenes-objects": "imagenet", "scenes-captions": "flickr8k"}  # whose place a bundled set takes in the tables
+PAPER_ROLE = {  # data set -> whose place it takes in the paper's tables
+    "scenes-objects": "imagenet",
+    "scenes-captions": "flickr8k",
+    "conceptual_captions": "conceptual_captions",
+    "tiny-imagenet": "imagenet",
+    "flickr8k": "flickr8k",
+}
+PAPER_PAIRS = {"conceptual_captions": 2000, "tiny-imagenet": 1000, "flickr8k": 1000}  # pairs that the paper measured
 
 
 def table(name: str, dataset: str | None = None) -> pd.DataFrame:
     """One of the paper's tables, e.g. "table2_benchmark": numbers as printed there.
 
-    dataset: only its rows. A bundled set plays the part of one of the paper's (PAPER_ROLE). Errors: ValueError for a data set
+    dataset: only its rows; one of the paper's, or one that plays its part (PAPER_ROLE). Errors: ValueError for a data set
     that the table does not have.
     """
     rows = pd.read_csv(bundled(f"paper/{name}.csv"))
@@ -20,7 +27,7 @@ def table(name: str, dataset: str | None = None) -> pd.DataFrame:
         return rows
     role = PAPER_ROLE.get(dataset, dataset)
     if role not in set(rows.dataset):
-        known = ", ".join([*PAPER_ROLE, *rows.dataset.unique()])
+        known = ", ".join(dict.fromkeys([*PAPER_ROLE, *rows.dataset.unique()]))
         raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's {name}; those that have one: {known}")
     return rows[rows.dataset == role]
 

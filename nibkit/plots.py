@@ -93,8 +93,9 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
         face = colour(norm(score))
         ink = "white" if np.mean(face[:3]) < 0.45 else "black"
         ax.add_patch(plt.Rectangle((left, 0.42), (right - left) * 0.94, 0.36, color=face, lw=0))
-        ax.text((left + right) / 2 - (right - left) * 0.03, 0.6, word, ha="center", va="center", color=ink, fontsize=12)
-        ax.text((left + right) / 2, 0.27, f"{score:+.3f}", ha="center", va="center", fontsize=8, color="0.3")
+        centred = {"ha": "center", "va": "center"}
+        ax.text((left + right) / 2 - (right - left) * 0.03, 0.6, word, color=ink, fontsize=12, parse_math=False, **centred)
+        ax.text((left + right) / 2, 0.27, f"{score:+.3f}", fontsize=8, color="0.3", **centred)
     ax.set(xlim=(0, 1), ylim=(0, 1), title=title)
     ax.set_axis_off()
     return ax

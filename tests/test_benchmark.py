@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -386,3 +387,31 @@ def test_corrected_columns_are_the_corrected_protocol(golden_clip):
         want = nibkit.metrics.confidence(golden_clip, pixels, ids, a.heatmap(), a.word_scores(), **how)
         for column in ("image_drop", "text_drop", "text_increase"):
             np.testing.assert_allclose(rows[column + suffix].astype(float), want[column], atol=1e-3)
+
+
+def test_several_captions_are_resolved_before_the_run(scenes):
+    """By the protocol asked for: each picture's own choice, or, as published, that of the batch's first."""
+    singles = nibkit.data.load("scenes-objects")[:4]
+    captions = tuple(p.text for p in singles)
+    dataset = nibkit.data.PairDataset("several", [replace(p, captions=captions) for p in singles])
+    chosen = {}
+    for protocol in ("paper", "corrected"):
+        chosen[protocol] = list(go(scenes, dataset, methods=["random"], protocol=protocol).text)
+        assert chosen[protocol] == [p.text for p in dataset.resolve(scenes, protocol)]
+    assert chosen["paper"] != chosen["corrected"] == list(captions)
+
+
+def test_whose_numbers_a_table_holds(golden_clip, undisturbed):
+    dataset, rows, _ = undisturbed
+    about = benchmark.about(golden_clip, dataset, rows)
+    digest = benchmark.checksum(golden_clip)
+    assert re.fullmatch("[0-9a-f]{8}", digest) and (about.weights == digest).all()
+    text = f"Ours: {golden_clip.name}, weights {digest}, on 7 of 7 pairs of noise; 3 failures"
+    assert benchmark.caption(about) == text
+    assert text in style(summary(rows), about).to_html()
+    real = about.assign(model="<i>", dataset="flickr8k", paper_pairs=1000.0, failures=0, of=1200)
+    assert benchmark.caption(real).endswith("on 7 of 1,200 pairs of flickr8k (the paper: 1,000)")
+    assert "<i>" not in style(summary(rows), real).to_html()
+    other = copy.deepcopy(golden_clip)
+    next(iter(other.model.parameters())).data += 1e-3
+    assert benchmark.checksum(other) != digest

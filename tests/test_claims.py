@@ -31,3 +31,9 @@ def test_verdicts_follow_from_the_figures():
     everywhere = verdict.loc["best in every column of Table 2"]
     assert everywhere.holds == "no" and "image increase on imagenet (-1.7 %)" in everywhere.recomputed
     assert verdict.loc["M2IB depends strongly on beta", "holds"] == "yes"
+
+
+def test_real_data_have_their_place_in_the_papers_tables():
+    for dataset, role in [("tiny-imagenet", "imagenet"), ("flickr8k", "flickr8k"), ("conceptual_captions", "conceptual_captions")]:
+        assert set(claims.table("table2_benchmark", dataset).dataset) == {role}
+        assert dataset in claims.PAPER_PAIRS
