@@ -12,8 +12,8 @@ OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
 
-reports: .venv/.stamp  ## regenerate reports/; options: make reports ARGS="..."
-	$(PY) -m nibkit reports --jobs 2 $(ARGS)
+reports: .venv/.stamp  ## regenerate reports/; on a real CLIP and real data: make reports MODEL=ViT-B/32 DATA=/data; ARGS="..."
+	$(PY) -m nibkit reports --jobs 2 $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # Two workers of one thread each: the models are too small for more threads to help.
 test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks against their own outputs

@@ -1,6 +1,7 @@
 """Reports: the numbered notebooks, executed by papermill, as HTML pages beside their tables and figures.
 
-`run_reports` executes every run of the report set (`RUNS`) in its own OS process and skips what is still up to date;
+`run_reports` executes every run of the report set (`RUNS`, or the same notebooks on the model and data of a `Subject`) in
+its own OS process and skips what is still up to date;
 `refresh` re-executes the committed notebooks in place; `clean` strips what must not be kept from either.
 
     reports/index.html       the overview            reports/RUN/*.csv, *.png   what the notebook saved under `out`
@@ -13,6 +14,7 @@ import asyncio
 import base64
 import copy
 import hashlib
+import html
 import io
 import json
 import logging
@@ -37,6 +39,8 @@ import yaml
 from PIL import Image
 from tqdm import tqdm
 
+from .claims import PAPER_ROLE
+
 # The report set: notebook -> the parameters of each of its runs. A notebook that is not here runs once, as it is.
 BOTH = [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]
 RUNS = {"03_benchmark": BOTH, "04_num_steps": BOTH, "05_target_layer": BOTH, "06_m2ib_beta": BOTH}
@@ -47,12 +51,55 @@ PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Run:
-    """One notebook with one set of parameters; `settings` holds the values of all its parameters, given or default."""
+    """One notebook with one set of parameters; `settings` holds the values of all its parameters, given or default.
+
+    about: the model and data of its set, "" for the bundled ones.
+    """
 
     name: str
     notebook: Path
     parameters: dict
     settings: dict
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and data that the notebooks are run on in place of the bundled ones.
+
+    model: what `nibkit.load` takes; slug: its name as a folder; data: name -> what `nibkit.data.load` takes, may be empty;
+    about: model, checksum of its weights, and how many pairs each data set has.
+    """
+
+    model: str
+    slug: str
+    data: dict[str, str]
+    about: str
+
+
+def subject(model: str, folder: str | None = None) -> Subject:
+    """The Subject of a model and a folder that holds data sets (see `nibkit.data.discover`); "hf" fetches the hub's presets.
+
+    Both are loaded once, so that what is missing is said before any notebook runs. Errors: those of `nibkit.load` and
+    `nibkit.data.load`.
+    """
+    from . import data
+    from .benchmark import checksum
+    from .models import NAMES, load
+
+    kind, colon, place = model.rpartition(":")
+    slug = model
+    if model not in NAMES and Path(place).exists():  # notebooks run in another folder
+        model, slug = f"{kind}{colon}{Path(place).resolve()}", Path(place).resolve().stem
+    clip = load(model)
+    found = {}
+    if folder:
+        presets = {name: f"hf:{name}" for name in data.hub.PRESETS}
+        found = presets if folder == "hf" else data.discover(Path(folder))
+        found = {name: str(path.resolve()) if isinstance(path, Path) else path for name, path in found.items()}
+    counts = [f"{name} {len(data.load(path)):,} pairs" for name, path in found.items()] or ["the bundled drawings"]
+    about = f"{clip.name}, weights {checksum(clip)}; data: {', '.join(counts)}"
+    return Subject(model, re.sub(r"[^\w.-]+", "-", slug).strip("-"), found, about)
 
 
 def checkout() -> Path:
@@ -135,23 +182,42 @@ def _numbered(notebooks: Path) -> list[Path]:
     return found
 
 
+def _entries(notebook: Path, about: Subject | None) -> list[dict]:
+    """What sets the runs of a notebook apart: its entries in RUNS, or one for each of the subject's data sets."""
+    entries = RUNS.get(notebook.stem, [{}])
+    if not about or not about.data:
+        return entries
+    allowed = declared(notebook)
+    scored = [{"dataset": path} for name, path in about.data.items() if name in PAPER_ROLE]
+    if "dataset" in allowed and scored:  # a notebook that is not in RUNS looks at one set, the first
+        return scored if notebook.stem in RUNS else scored[:1]
+    return [{"pairs": about.data["rsicd"]}] if "pairs" in allowed and "rsicd" in about.data else entries
+
+
 def _name(notebook: Path, values: list) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join([notebook.stem, *map(str, values)]))
 
 
-def plan(notebooks: Path, *, only: tuple[str, ...] = (), parameters: dict | None = None) -> list[Run]:
+def plan(
+    notebooks: Path, *, only: tuple[str, ...] = (), parameters: dict | None = None, about: Subject | None = None
+) -> list[Run]:
     """The runs to make, in order, every parameter checked; nothing is executed.
 
     only: beginnings of run names, e.g. ("03",); all where empty.
     parameters: name -> value (text is read as the declared type), for those of the selected notebooks that have it.
-    A run is named after its notebook and the values of its entry in RUNS, e.g. "03_benchmark-scenes-objects".
+    about: model and data in place of the bundled ones.
+    A run is named after its notebook and the data set that sets it apart, e.g. "03_benchmark-scenes-objects".
     ValueError for a name that no selected notebook has, a value of the wrong type, or an `only` that fits no run.
     """
     parameters = parameters or {}
     if "out" in parameters:
         raise ValueError("the runner sets `out` itself: choose the folder of all reports with --out FOLDER")
-    table = [(notebook, entry) for notebook in _numbered(notebooks) for entry in RUNS.get(notebook.stem, [{}])]
-    selected = _select(table, [_name(notebook, [*entry.values()]) for notebook, entry in table], only)
+    if about and "model" in parameters:
+        raise ValueError(f"the model is {about.model} already; leave -p model out")
+    short = {path: name for name, path in about.data.items()} if about else {}
+    named = lambda notebook, values: _name(notebook, [short.get(str(v), v) for v in values])  # noqa: E731
+    table = [(notebook, entry) for notebook in _numbered(notebooks) for entry in _entries(notebook, about)]
+    selected = _select(table, [named(notebook, entry.values()) for notebook, entry in table], only)
     allowed = {notebook: declared(notebook) for notebook, _ in selected}
     for name in parameters:
         if not any(name in a for a in allowed.values()):
@@ -159,11 +225,13 @@ def plan(notebooks: Path, *, only: tuple[str, ...] = (), parameters: dict | None
             raise ValueError(f"no selected notebook has a parameter {name!r}. Parameters of {lists}")
     runs = {}
     for notebook, entry in selected:
-        given = entry | {name: value for name, value in parameters.items() if name in allowed[notebook]}
+        given = {"model": about.model} if about and "model" in allowed[notebook] else {}
+        given |= entry | {name: value for name, value in parameters.items() if name in allowed[notebook]}
         given = {name: _checked(notebook, name, value, allowed[notebook]) for name, value in given.items()}
         settings = {name: entry["default"] for name, entry in allowed[notebook].items()} | given
-        name = _name(notebook, [given[key] for key in entry])
-        runs[name] = Run(name, notebook, given, settings)  # one value for all runs of a notebook makes them one
+        name = named(notebook, [given[key] for key in entry])
+        # one value for all runs of a notebook makes them one
+        runs[name] = Run(name, notebook, given, settings, about.about if about else "")
     return list(runs.values())
 
 
@@ -202,6 +270,7 @@ def fingerprint(run: Run, shared: dict[str, str] | None = None) -> str:
     parts = {
         "cells": [[cell.cell_type, cell.source] for cell in nbformat.read(run.notebook, as_version=4).cells],
         "parameters": {name: value for name, value in run.settings.items() if name != "out"},
+        "about": run.about,  # names the weights
         "files": named,
         "shared": shared or code_and_data(folder.parent),
     }
@@ -326,6 +395,7 @@ def execute(run: Run, out: Path, digest: str, environment: dict[str, str]) -> di
         title += f" ({which})"
     record = {"name": run.name, "title": title, "question": question, "hash": digest, "status": "running"}
     record["parameters"] = {name: value for name, value in run.settings.items() if name != "out"}
+    record["about"] = run.about
     record["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     _save(_state(out, run.name), json.dumps(record, indent=1))
 
@@ -351,6 +421,9 @@ def execute(run: Run, out: Path, digest: str, environment: dict[str, str]) -> di
         record["error"] = (nb and _failure(nb)) or last
     if nb:
         nb = clean(nb)
+        if run.about:
+            label = f"> **Made with** {html.escape(run.about)}"
+            nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
         nbformat.write(nb, executed)
         _save(out / f"{run.name}.html", _export(nb, title))
     _save(_state(out, run.name), json.dumps(record, indent=1))
@@ -365,18 +438,19 @@ def run_reports(
     parameters: dict | None = None,
     jobs: int = 1,
     force: bool = False,
+    about: Subject | None = None,
 ) -> list[dict]:
     """Make the reports of the notebooks in a folder; returns one record per run, in order.
 
-    only, parameters: see `plan`, which refuses bad ones before anything runs. jobs: notebooks executed side by side.
+    only, parameters, about: see `plan`, which refuses bad ones before anything runs. jobs: notebooks executed side by side.
     A run that ended well and whose `fingerprint` is unchanged is not repeated, unless `force`.
-    A record has name, title, question, parameters, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
+    A record has name, title, question, parameters, about, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
     and, for a failed run, error: the cell (counted from 1), its first line, and the exception.
     """
     if jobs < 1:
         raise ValueError(f"jobs={jobs} is not a number of processes; give 1 or more")
     notebooks, out = Path(notebooks).resolve(), Path(out).resolve()
-    runs = plan(notebooks, only=only, parameters=parameters)
+    runs = plan(notebooks, only=only, parameters=parameters, about=about)
     shared = code_and_data(notebooks.parent)
     records, todo = {}, []
     for run in runs:
@@ -469,6 +543,7 @@ figure img { display: block; height: 150px; max-width: 100%; border: 1px solid v
 <h1>nibkit reports</h1>
 <p><small>{{ runs|length }} runs, {{ runs|selectattr("status", "equalto", "ok")|list|length }} ok.
 Each page is one executed notebook; its tables and figures are the files beside it.</small></p>
+{% for about in runs|map(attribute="about")|unique|select %}<p>Made with {{ about }}</p>{% endfor %}
 {% for run in runs %}
 <section class="{{ run.status }}">
 <h2>{% if run.html %}<a href="{{ run.html }}">{{ run.title }}</a>{% else %}{{ run.title }}{% endif %}</h2>

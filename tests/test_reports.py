@@ -1,6 +1,7 @@
 """The report runner, on tiny notebooks made on the spot."""
 
 import base64
+import html
 import io
 import json
 import re
@@ -8,12 +9,17 @@ import subprocess
 import sys
 
 import nbformat
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from clip.model import CLIP
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
 from nibkit import __main__ as cli
-from nibkit import reports
+from nibkit import load, reports
+from nibkit.benchmark import checksum
 from nibkit.reports import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
 
 PARAMETERS = """n: int = 3  # rows
@@ -326,7 +332,7 @@ def test_command_line(checkout, monkeypatch, capsys):
     assert cli.main("reports --only 01 -p n 2 -p rate -1 --jobs 2 --out x --force".split()) == 1
     assert "FAILED 02_bad, cell 3 broke" in capsys.readouterr().err
     assert given["parameters"] == {"n": "2", "rate": "-1"} and given["only"] == ("01",)
-    assert (given["jobs"], given["out"], given["force"]) == (2, "x", True)
+    assert (given["jobs"], str(given["out"]), given["force"]) == (2, "x", True)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["reports", "--help"], ["notebooks", "--help"]])
@@ -361,3 +367,98 @@ def test_the_index_comes_last_and_after_any_other(tmp_path):
     first = records[0]["started"]
     (out / "01_table.html").unlink()
     assert run_reports(folder, out)[0]["started"] > first
+
+
+# --- on another model and other data -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A CLIP of 12 + 12 tiny blocks with random weights, in OpenAI's format, under a name that no page may run."""
+    file = tmp_path_factory.mktemp("model") / "tiny <script>alert(2).pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(CLIP(32, 64, 12, 64, 16, 77, 49408, 64, 1, 12).state_dict(), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """cc.csv with three pairs, one of them without a picture and two with markup, and an rsicd.csv."""
+    folder = tmp_path_factory.mktemp("sets")
+    for k in range(2):
+        noise = np.random.default_rng(k).integers(0, 255, (50, 70, 3), np.uint8)
+        Image.fromarray(noise).save(folder / f"{k}.png")
+    rows = ["caption,file_path", "a dog & <script>alert(1)</script>,0.png", "a $cat$ on $ grass,1.png"]
+    (folder / "cc.csv").write_text("\n".join([*rows, "<script>alert(1)</script> gone,missing.png"]))
+    (folder / "rsicd.csv").write_text("image,text\n0.png,a field\n")
+    return folder
+
+
+def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_path, capsys):
+    """One notebook from end to end: the label on every page, the broken pair listed, no caption run as markup."""
+    out = tmp_path / "real"
+    command = ["reports", "--model", str(checkpoint), "--data", str(sets), "--out", str(out), "--only", "03"]
+    assert cli.main([*command, "-p", "methods", "['nib', 'saliency']", "-p", "rise_masks", "2"]) == 0
+    assert "1 of 1 reports are fine" in capsys.readouterr().out
+    folder = out / "03_benchmark-conceptual_captions"
+    weights = checksum(load(str(checkpoint), device="cpu"))
+    about = pd.read_csv(folder / "about.csv").iloc[0]
+    assert (about.model, about.weights, about.dataset) == ("tiny <script>alert(2)", weights, "conceptual_captions")
+    assert (about.pairs, about.of, about.paper_pairs, about.failures) == (3, 3, 2000, 5)
+    page = (out / "03_benchmark-conceptual_captions.html").read_text(encoding="utf-8")
+    text = " ".join(html.unescape(re.sub("<[^>]+>", "", page)).split())
+    label = f"tiny <script>alert(2), weights {weights}"
+    assert f"Made with {label}; data: conceptual_captions 3 pairs, rsicd 1 pairs" in text
+    assert text.count(f"Ours: {label}, on 3 of 3 pairs of conceptual_captions (the paper: 2,000); 5 failures") == 4
+    assert "missing.png cannot be read as a picture: No such file" in text and "<script>alert(1)</script> gone" in text
+    index = (out / "index.html").read_text(encoding="utf-8")
+    assert "Made with tiny &lt;script&gt;alert(2), weights " + weights in index
+    for made_page in (page, index):
+        assert "<script>alert" not in made_page
+
+
+def test_plan_on_a_subject(monkeypatch, tmp_path):
+    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]})
+    both = 'model: str = "scenes"\ndataset: str = "scenes-objects"'
+    folder = notebook(tmp_path, "01_theory", parameters=both)
+    notebook(folder, "03_bench", parameters=both)
+    notebook(folder, "04_other", parameters="n: int = 1")
+    notebook(folder, "08_remote", parameters='model: str = "scenes"\npairs: str = ""')
+
+    def planned(data, **options):
+        runs = plan(folder, about=reports.Subject("M", "M", data, "M, weights 0"), **options)
+        assert {run.about for run in runs} == {"M, weights 0"}
+        return {run.name: run.parameters for run in runs}
+
+    assert planned({"flickr8k": "/d/en_val.json", "tiny-imagenet": "/d/tiny", "rsicd": "/d/rsicd.csv"}) == {
+        "01_theory-flickr8k": {"model": "M", "dataset": "/d/en_val.json"},
+        "03_bench-flickr8k": {"model": "M", "dataset": "/d/en_val.json"},
+        "03_bench-tiny-imagenet": {"model": "M", "dataset": "/d/tiny"},
+        "04_other": {},
+        "08_remote-rsicd": {"model": "M", "pairs": "/d/rsicd.csv"},
+    }
+    assert list(planned({})) == ["01_theory", "03_bench-scenes-objects", "03_bench-scenes-captions", "04_other", "08_remote"]
+    assert list(planned({"flickr8k": "/d/x"}, only=("03",))) == ["03_bench-flickr8k"]
+    with pytest.raises(ValueError, match="the model is M already; leave -p model out"):
+        planned({}, parameters={"model": "N"})
+
+
+def test_other_weights_make_a_run_stale(tmp_path):
+    folder = notebook(tmp_path, "01_good", TABLE)
+    prints = [fingerprint(plan(folder, about=reports.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)]
+    assert prints[0] != prints[1] == prints[2]
+
+
+def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(checkpoint.parent)
+    found = reports.subject(checkpoint.name, str(sets))
+    assert (found.model, found.slug) == (str(checkpoint), "tiny-script-alert-2")
+    assert found.data == {"conceptual_captions": str(sets / "cc.csv"), "rsicd": str(sets / "rsicd.csv")}
+    bundled = reports.subject("scenes")
+    assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about.endswith("; data: the bundled drawings")
+    refused = [(["--model", "ViT-Z"], "model 'ViT-Z' is neither"), (["--data", str(tmp_path)], "hold none of cc.csv")]
+    refused += [(["--data", str(sets), "--out", str(reports.PACKAGE_ROOT / "reports")], "belongs to the reports of the bundled")]
+    for arguments, message in refused:
+        assert cli.main(["reports", *arguments]) == 2
+        assert message in capsys.readouterr().err

@@ -1,5 +1,7 @@
 import argparse
+import re
 import sys
+from pathlib import Path
 
 from . import Run
 
@@ -15,6 +17,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
       python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
       python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
       python -m nibkit reports --only 03_benchmark-scenes-objects --force
+      python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP and the paper's data sets, into reports/ViT-B-32/
 
     Parameters are those in a notebook's cell tagged `parameters`. An unknown name or a value of another type is refused
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
@@ -30,17 +33,24 @@ def command(parser: argparse.ArgumentParser) -> Run:
         help="set a parameter in the notebooks that have it (repeatable)",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
-    parser.add_argument("--out", metavar="FOLDER", help="where the reports go (default: reports/ of the checkout)")
+    parser.add_argument("--model", help="a name or file that nibkit.load takes, in place of the bundled model")
+    parser.add_argument(
+        "--data", metavar="FOLDER", help="a folder with cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv; hf: from the hub"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="where the reports go (default: reports/, or reports/MODEL/)")
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
 
     def run(args: argparse.Namespace) -> int:
-        from ..reports import checkout, run_reports
+        from ..reports import checkout, run_reports, subject
 
         root = checkout()
         names = [name for name, _ in args.parameters]
         if repeated := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"-p sets {', '.join(sorted(repeated))} more than once; give each parameter one value")
-        out = args.out or root / "reports"
+        about = subject(args.model or "scenes", args.data) if args.model or args.data else None
+        out = Path(args.out) if args.out else root / "reports" / (about.slug if about else "")
+        if about and (out.resolve() == root / "reports" or re.match(r"\d\d_", out.name)):
+            raise ValueError(f"{out} belongs to the reports of the bundled model; choose another folder with --out")
         records = run_reports(
             root / "notebooks",
             out,
@@ -48,6 +58,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
             parameters=dict(args.parameters),
             jobs=args.jobs,
             force=args.force,
+            about=about,
         )
         failed = [record for record in records if record["status"] != "ok"]
         for record in failed:

@@ -44,7 +44,8 @@ def load(name: str) -> PairDataset:
         return fetch(*PRESETS[name], called=name)
     parts = name.split(",")
     if len(parts) not in (4, 5) or not all(parts) or not all(n.isdigit() for n in parts[4:]):
-        raise DataError(f"hf:{name} is neither one of {', '.join(PRESETS)} nor of the form hf:NAME,SPLIT,IMAGE,TEXT or hf:NAME,SPLIT,IMAGE,TEXT,N")
+        forms = "hf:NAME,SPLIT,IMAGE,TEXT, or with ,N behind it"
+        raise DataError(f"hf:{name} is neither one of {', '.join(PRESETS)} nor of the form {forms}")
     return fetch(*parts[:4], stream=int(parts[4]) if parts[4:] else 0)
 
 
@@ -69,9 +70,9 @@ def fetch(
     except Exception as error:  # the library, its readers and the network raise many kinds
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
-            f"hf:{name}, split {split!r}, could not be loaded ({type(error).__name__}: {reason}); without network, load it once "
-            "where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER here and "
-            "load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
+            f"hf:{name}, split {split!r}, could not be loaded ({type(error).__name__}: {reason}); without network, load it "
+            "once where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER here "
+            "and load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
         ) from error
     columns = text.split("+")
     for column in (image, *columns):
