@@ -18,7 +18,7 @@ from torch import Tensor
 from .methods import METHODS
 from .models import Clip
 from .narrowing import paths
-from .towers import ragged
+from .towers import Layer, ragged
 
 RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}  # Captum's name -> ours
 
@@ -26,13 +26,11 @@ RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}
 class NIB:
     """The Narrowing Information Bottleneck with the calling convention of captum.attr.LayerIntegratedGradients.
 
-    clip: from nibkit.load. layer: the state that enters this block is narrowed, in both encoders.
+    clip: from nibkit.load. layer: the state that enters this block is narrowed, in both encoders; see `Clip.layers`.
     """
 
-    def __init__(self, clip: Clip, layer: int = 9):
-        for tower in (clip.image, clip.text):
-            tower.check_layer(layer)
-        self.clip, self.layer = clip, layer
+    def __init__(self, clip: Clip, layer: Layer = None):
+        self.clip, self.layer = clip, clip.layers(layer)
 
     def has_convergence_delta(self) -> bool:
         return True

@@ -23,7 +23,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 
 from .attribution import Attribution, min_max, upsample
-from .benchmark import intervals
+from .ranking import mean_interval
 from .sharing import shared
 
 PARTS = ("image", "text")
@@ -126,9 +126,9 @@ def heat(*maps: np.ndarray, size: int = 224) -> list[np.ndarray]:
     return [min_max(upsample(m[None], size)[0]) for m in maps]
 
 
-def scores(a: Attribution, part: str, k: int) -> np.ndarray:
-    """Pair k's patch scores, or those of its words, BOS and EOS left out."""
-    return a.image[k] if part == "image" else a.text[k][1:-1]
+def scores(a: Attribution, part: str, k: int, before: int = 1) -> np.ndarray:
+    """Pair k's patch scores, or those of its words: what is `before` them (BOS) and EOS left out."""
+    return a.image[k] if part == "image" else a.text[k][before:-1]
 
 
 # --- the checks ------------------------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def run(
     if clip.device.type == "mps":
         raise ValueError("there is no float64 on mps to compare with; load the model with device='cpu'")
     pixels, ids = clip.preprocess([pair.image for pair in pairs]), clip.tokenize(texts)
-    rng, rows = np.random.default_rng(seed), []
+    rng, rows, bos = np.random.default_rng(seed), [], clip.text.before
     others = [int(rng.choice([j for j, text in enumerate(texts) if text != own])) for own in texts]
     noisy = pixels + noise * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed)).to(pixels)
 
@@ -172,8 +172,8 @@ def run(
     def note(check: str, before: dict, after: dict, measure=spearman, parts=PARTS, first=0, blocks=0, other=None) -> None:
         """A row for each map of `after`: pair k of it is pair first + k of `before`, its text pair other[k]'s if given."""
         for label, part, k in itertools.product(after, parts, range(len(next(iter(after.values()))))):
-            old = scores(before[label], part, other[k] if other and part == "text" else first + k)
-            value = measure(old, scores(after[label], part, k))
+            old = scores(before[label], part, other[k] if other and part == "text" else first + k, bos)
+            value = measure(old, scores(after[label], part, k, bos))
             row = {"method": label, "check": check, "part": part, "blocks": blocks, "pair": pairs[first + k].id}
             rows.append({**row, "value": value})
 
@@ -218,15 +218,16 @@ def verdicts(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     table = []
     for (method, check, part), group in rows[last].groupby(["method", "check", "part"], sort=False):
         threshold, above, _ = CHECKS[check]
-        low, high = intervals(group.value.to_numpy()[:, None], level)[:, 0]
+        found = mean_interval(group.value, level)
+        low, high = found["low"], found["high"]
         inside, outside = (low > threshold, high <= threshold) if above else (high < threshold, low >= threshold)
         table.append(
             {
                 "method": method,
                 "check": check,
                 "part": part,
-                "n": len(group),
-                "value": group.value.mean(),
+                "n": found["n"],
+                "value": found["mean"],
                 "low": low,
                 "high": high,
                 "threshold": f"{'>' if above else '<'} {threshold:g}",

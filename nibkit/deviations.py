@@ -1,0 +1,257 @@
+"""Where the paper and its published code part, and how much each difference matters, measured.
+
+    table = measure(clip, data.load("scenes-captions")[:32])
+
+The published form is what `protocol="paper"` computes (or, where that would be a defect of the program and not of its
+numbers, what is said beside it); the corrected form is nibkit's own. Both are run on the same pairs.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .attribution import Attribution
+from .methods import METHODS
+from .methods.rise import word_masks
+from .metrics import confidence
+from .narrowing import Bottleneck, fixed_rule, riemann
+from .ranking import mean_interval
+from .sanity import spearman
+from .scenes import datasets
+from .scenes.world import describe
+from .sharing import shared
+
+BATCH = 32  # the published data loader's
+Effects = Iterator[tuple[str, Iterable[float]]]  # what is measured, with its unit, and a value per pair
+
+
+class Bench:
+    """The pairs that all differences are measured on: inputs, and the maps that several of them need."""
+
+    def __init__(self, clip, pairs: Sequence, rise_masks: int = 100, few: int = 4):
+        self.clip, self.pairs, self.rise_masks, self.few = clip, pairs, rise_masks, min(few, len(pairs))
+        self.pixels = clip.preprocess([pair.image for pair in pairs])
+        self.ids = clip.tokenize([pair.text for pair in pairs])
+        self._maps: dict[tuple, Attribution] = {}
+
+    def explain(self, name: str, n: int | None = None, **options) -> Attribution:
+        key = (name, n, *sorted(options.items()))
+        if key not in self._maps:
+            self._maps[key] = METHODS[name](self.clip, self.pixels[:n], self.ids[:n], **options)
+        return self._maps[key]
+
+    def metrics(self, a: Attribution, **options) -> pd.DataFrame:
+        return confidence(self.clip, self.pixels, self.ids, a.heatmap(), a.word_scores(), **options)
+
+    def words(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """What stands between BOS and EOS."""
+        return [text[self.clip.text.before : -1] for text in texts]
+
+    def cosine(self, images: Tensor, texts: Tensor) -> np.ndarray:
+        return F.cosine_similarity(images, texts, dim=-1).cpu().numpy()
+
+
+def _same(one: Iterable[np.ndarray], two: Iterable[np.ndarray]) -> list[float]:
+    return [spearman(a, b) for a, b in zip(one, two)]
+
+
+# --- the differences, in the order of the table ----------------------------------------------------------------------
+
+
+def ten_steps(bench: Bench) -> Effects:
+    published, integral = bench.explain("nib", rule="riemann", steps=10), bench.explain("nib", rule="exact")
+    for part in ("image", "text"):
+        pairs = zip(getattr(published, part), getattr(integral, part))
+        yield f"{part}: correlation of the sum's scores with the integral's", [
+            np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in pairs
+        ]
+    for part in ("image", "text"):
+        for label, a in (("the sum", published), ("the exact rule", integral)):
+            scale = np.maximum(a.info[f"change_{part}"].abs(), 0.05)
+            yield f"{part}: what {label} misses of F(Z) - F(0), %", 100 * a.info[f"gap_{part}"] / scale
+
+
+def _texts_against_batches(bench: Bench, size: int) -> list[np.ndarray]:
+    """NIB's text scores with the published target: the mean cosine with all pictures of the batch."""
+    clip, layer, found = bench.clip, bench.clip.layers()[1], []
+    images = F.normalize(clip.embed_image(bench.pixels), dim=-1)
+    for part in torch.arange(len(bench.ids)).split(size):
+        ids, target = [bench.ids[k] for k in part], images[part].mean(0)  # a mean of cosines: |target| times one cosine
+        state = clip.text.state(ids, layer)
+        path = fixed_rule(Bottleneck(clip.text, state, layer, target.expand(len(ids), -1)), *riemann(10))
+        rows = path.scores * target.norm()
+        found += [row[: len(i)].cpu().numpy() for row, i in zip(rows, ids)]
+    return found
+
+
+def batch_target(bench: Bench) -> Effects:
+    own = bench.explain("nib", rule="riemann", steps=10)
+    batch, small = (_texts_against_batches(bench, size) for size in (BATCH, 8))
+    yield f"Spearman of the words' scores, batch of {BATCH} against the own picture", _same(
+        bench.words(batch), bench.words(own.text)
+    )
+    yield f"the same, batch of {BATCH} against batches of 8", _same(bench.words(batch), bench.words(small))
+    published = bench.metrics(Attribution(own.image, batch, own.size)).text_drop
+    yield "text drop, published less corrected, points", published - bench.metrics(own).text_drop
+
+
+def caption_choice(bench: Bench, captions: int = 5) -> Effects:
+    """Five captions for each picture: the generator describes the scene again, leaving things out as people do."""
+    rng, clip, changed, lost = np.random.default_rng(0), bench.clip, [], []
+    drawn = {f"captions/{example.stem}": example.scene for example in datasets.captions()}
+    images = clip.embed_image(bench.pixels)
+    for k, pair in enumerate(bench.pairs):
+        texts = clip.embed_text([describe(drawn[pair.id], rng, partial=0.5)[0] for _ in range(captions)])
+        own, first = (bench.cosine(images[i, None], texts) for i in (k, k - k % BATCH))
+        if k % BATCH:  # the first picture of a batch chooses for itself
+            changed.append(100.0 * (own[first.argmax()] < own.max()))
+            lost.append(100 * (own.max() - own[first.argmax()]))
+    yield f"pictures that are given a caption which is not their best of {captions}, %", changed
+    yield "cosine that this costs, points", lost
+
+
+def text_metric(bench: Bench) -> Effects:
+    inner = bench.words([i.cpu().numpy() for i in bench.ids])
+    a = bench.explain("nib", rule="riemann", steps=10)
+    scores = bench.words(a.word_scores())
+    yield "words that stand behind the largest id and have no effect, %", [
+        100 * (len(i) - 1 - i.argmax()) / len(i) for i in inner
+    ]
+    repeated = [np.array([(i == token).sum() > 1 for token in i]) for i in inner]
+    yield "captions in which a word occurs twice, %", [100.0 * r.any() for r in repeated]
+    yield "score of a repeated word less what it is multiplied by, in [0, 1]", [
+        np.mean([s[place] - s[i == i[place]].prod() for place in np.flatnonzero(r)])
+        for i, s, r in zip(inner, scores, repeated)
+        if r.any()
+    ]
+    published, corrected = (bench.metrics(a, protocol=protocol) for protocol in ("paper", "corrected"))
+    yield "text drop, published less corrected, points", published.text_drop - corrected.text_drop
+    yield "pairs whose text increase changes, %", 100.0 * (published.text_increase != corrected.text_increase)
+
+
+def absolute_drop(bench: Bench) -> Effects:
+    a, clip = bench.explain("nib", rule="riemann", steps=10), bench.clip
+    for column in ("image_drop", "text_drop"):
+        for label, relative in (("absolute, points of cosine", False), ("relative to c0, %", True)):
+            table = bench.metrics(a, protocol="corrected", relative=relative)
+            yield f"{column.replace('_', ' ')}, {label}", table[column]
+    yield "cosine of the whole pair, c0", bench.cosine(clip.embed_image(bench.pixels), clip.embed_text(bench.ids))
+
+
+def mask_cache(bench: Bench) -> Effects:
+    one, two = (bench.explain("rise", bench.few, masks=bench.rise_masks, seed=seed) for seed in (0, 1))
+    what = f"Spearman of RISE's maps from two seeds, {bench.rise_masks} masks (from the cache: 1)"
+    yield what, _same(one.image, two.image)
+    yield "the same for the words, 200 masks", _same(bench.words(one.text), bench.words(two.text))
+    draws = (word_masks(np.random.RandomState(0), 200, 10, 0.1, 8, width) for width in (512, 768))
+    yield "text masks that differ between a width of 512 and ViT-L's 768, %", 100.0 * (np.not_equal(*draws)).any(1)
+
+
+def left_behind(bench: Bench) -> Effects:
+    clip = copy.deepcopy(bench.clip)
+    with shared():
+        for name, method in METHODS.items():
+            method(clip, bench.pixels[:2], bench.ids[:2], **({"masks": 8} if name == "rise" else {}))
+    yield "hooks on a module of the model after all methods ran", hooks(clip.model)
+    a = bench.explain("gradcam")
+    yield "Grad-CAM maps that are flat, so that the published min-max divides 0 by 0, %", [
+        100.0 * (np.ptp(scores) == 0) for scores in (*a.image, *a.text)
+    ]
+    yield "nibkit's heat maps and word scores of Grad-CAM that are not numbers, %", [
+        100.0 * np.isnan(scores).any() for scores in (*a.heatmap(), *a.word_scores())
+    ]
+
+
+def hooks(model: torch.nn.Module) -> list[int]:
+    """Hooks on each module."""
+    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [sum(len(getattr(module, kind)) for kind in kinds) for module in model.modules()]
+
+
+def names(bench: Bench) -> Effects:
+    for called, defined in (("fastig", "xgrad"), ("chefer", "gae"), ("gradcam", "gradcam_pooled")):
+        one, two = bench.explain(called), bench.explain(defined)
+        yield f"{called} and {defined}, image: Spearman", _same(one.image, two.image)
+        yield f"{called} and {defined}, words: Spearman", _same(bench.words(one.text), bench.words(two.text))
+        difference = bench.metrics(one) - bench.metrics(two)
+        for column in ("image_drop", "text_drop"):
+            yield f"{called} less {defined}, {column.replace('_', ' ')}, points", difference[column]
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+
+class Deviation(NamedTuple):
+    """One difference: what is published, what nibkit does instead, and what measures the effect."""
+
+    published: str
+    corrected: str
+    effects: Callable[[Bench], Effects]
+
+
+DEVIATIONS = {
+    "ten steps": Deviation(
+        "NIB's path integral is a right Riemann sum of ten equal steps, taken to be precise.",
+        'The similarity moves on a log scale of lam, close to 0, where no equal step falls: rule="exact" puts nodes there.',
+        ten_steps,
+    ),
+    "text target": Deviation(
+        "A text is explained against the mean cosine with every picture of its batch, so its scores depend on the batch.",
+        "Each text is explained against its own picture.",
+        batch_target,
+    ),
+    "caption choice": Deviation(
+        "Of Flickr8k's five captions the one is kept that fits the first picture of the batch best.",
+        "The caption is chosen by its own picture.",
+        caption_choice,
+    ),
+    "text metric": Deviation(
+        "Texts are measured without BOS and EOS, read at the largest token id; a repeated word gets the product of its scores.",
+        'protocol="corrected" keeps BOS and EOS, reads at EOS, and scales every place once.',
+        text_metric,
+    ),
+    "drop": Deviation(
+        "Confidence drop is the plain difference of two cosines, unlike the definition it is named after.",
+        "relative=True divides by the cosine of the whole pair, as that definition does.",
+        absolute_drop,
+    ),
+    "RISE's masks": Deviation(
+        "Masks are saved to the working folder and read again whatever the settings; text masks are drawn for width 512.",
+        "A seeded generator draws them anew, no file is written, and the model's own width is used.",
+        mask_cache,
+    ),
+    "left behind": Deviation(
+        "Hooks stay on the model; min-max of a flat map divides by zero; a CUDA device and a 7 x 7 grid are hard-coded.",
+        "No hooks at all; a flat map becomes 0; device and grid come from the model (the tests run other grids and libraries).",
+        left_behind,
+    ),
+    "names": Deviation(
+        "The baselines called Fast-IG, Chefer and Grad-CAM are not quite the methods of those papers.",
+        "Both forms are here, the papers' own as xgrad, gae and gradcam_pooled.",
+        names,
+    ),
+}
+
+
+def measure(clip, pairs: Sequence, *, rise_masks: int = 100, few: int = 4) -> pd.DataFrame:
+    """The size of every difference: columns deviation, measure (with its unit), n, mean, low, high.
+
+    pairs: of `scenes-captions` (whose scenes can be described anew for "caption choice"), best more than one BATCH.
+    rise_masks, few: masks of RISE, and the pairs that it is run on (it is slow). low, high: 95 % bootstrap interval of the
+    mean over n pairs (n modules for hooks, n masks for masks). Errors: ValueError.
+    """
+    if len(pairs) < 2 or few < 1 or rise_masks < 1:
+        raise ValueError(f"{len(pairs)} pairs, few={few}, rise_masks={rise_masks}: at least 2, 1 and 1 are needed")
+    if strange := [pair.id for pair in pairs if not pair.id.startswith("captions/")]:
+        raise ValueError(f"pair {strange[0]!r} is not of scenes-captions; load that set: data.load('scenes-captions')")
+    bench, table = Bench(clip, pairs, rise_masks, few), []
+    for name, deviation in DEVIATIONS.items():
+        for what, values in deviation.effects(bench):
+            table.append({"deviation": name, "measure": what, **mean_interval(list(values))})
+    return pd.DataFrame(table)
