@@ -1,0 +1,111 @@
+"""A real browser in a real JupyterLab: notebook 02 runs, and its panel answers to a slider and a text."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+DRIVER = shutil.which("chromedriver")
+pytest.importorskip("selenium", reason="selenium is not installed")
+if not (BROWSER and DRIVER):
+    pytest.skip("no Chromium or Chrome with its chromedriver on this machine", allow_module_level=True)
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+BYTES = """const done = arguments[1];
+fetch(arguments[0].src).then(r => r.arrayBuffer()).then(b => done(btoa(String.fromCharCode(...new Uint8Array(b).slice(0, 60000)))))
+.catch(e => done(null));"""
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """The address of a JupyterLab on a free port whose root holds a copy of notebook 02."""
+    root, home = tmp_path / "root", tmp_path / "home"
+    (root / "notebooks").mkdir(parents=True)
+    shutil.copy(ROOT / "notebooks" / "02_single_example.ipynb", root / "notebooks")
+    settings = home / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    places = {"RUNTIME": "JUPYTER_RUNTIME_DIR", "config": "JUPYTER_CONFIG_DIR", "ipython": "IPYTHONDIR"}
+    places |= {"settings": "JUPYTERLAB_SETTINGS_DIR", "workspaces": "JUPYTERLAB_WORKSPACES_DIR"}
+    env = os.environ | {name: str(home / folder) for folder, name in places.items()}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    env.pop("MPLBACKEND", None)
+    options = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port=0", "--IdentityProvider.token="]
+    options += [f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"]
+    log = open(tmp_path / "lab.log", "w")
+    server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *options], env=env, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while not (found := list((home / "RUNTIME").glob("jpserver-*.json"))):
+            assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "lab.log").read_text()[-2000:]
+            time.sleep(0.1)
+        yield json.loads(found[0].read_text())["url"]
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+@pytest.fixture
+def browser(tmp_path):
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in (
+        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking",
+        "disable-component-update", "disable-sync", "no-first-run", "window-size=1500,1300", f"user-data-dir={tmp_path / 'profile'}",
+    ):  # fmt: skip
+        options.add_argument(f"--{argument}")
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def test_a_slider_and_a_text_change_the_picture(lab, browser):
+    wait = WebDriverWait(browser, 120, ignored_exceptions=[Exception])
+    browser.get(f"{lab}lab/tree/notebooks/02_single_example.ipynb?reset")
+    ready = "return window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+    wait.until(lambda b: b.execute_script(ready) == "idle")
+    browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    image = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".jp-OutputArea img.widget-image"))
+
+    def picture(b):
+        return b.execute_async_script(BYTES, image)
+
+    def answered(before):
+        return wait.until(lambda b: (now := picture(b)) not in (None, before) and now)
+
+    shown = [wait.until(picture)]
+    assert base64.b64decode(shown[0]).startswith(b"\x89PNG")
+    wait.until(lambda b: b.execute_script(ready) == "idle")
+    panel = image.find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-hbox')][last()]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
+    slider = next(s for s in panel.find_elements(By.CLASS_NAME, "widget-slider") if s.text.startswith("Layer"))
+    handle = slider.find_element(By.CSS_SELECTOR, ".noUi-handle")
+    ActionChains(browser).click(handle).send_keys(Keys.ARROW_LEFT).perform()
+    shown.append(answered(shown[-1]))
+    text = panel.find_element(By.CSS_SELECTOR, ".widget-text input")
+    text.send_keys(Keys.CONTROL, "a")
+    text.send_keys("a dog", Keys.ENTER)
+    shown.append(answered(shown[-1]))
+    assert len(set(shown)) == 3
+    wait.until(lambda b: "dog" in panel.text and "cat" not in panel.find_element(By.CLASS_NAME, "nibkit-words").text)
+    kept = ROOT / "runs" / "browser" / "explorer.png"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    assert panel.screenshot(str(kept))
