@@ -232,6 +232,17 @@ def as_transformers(clip: Clip) -> Clip:
     return Clip(f"{clip.name} in transformers", model, backend, clip._transform, clip._tokenizer, clip.device)
 
 
+def as_open_clip(clip: Clip) -> Clip:
+    """The same weights as an open_clip model, behind nibkit's own open_clip backend. Needs open_clip."""
+    from open_clip.model import build_model_from_openai_state_dict
+
+    from .backends import open_clip as backend
+
+    model = build_model_from_openai_state_dict(dict(clip.model.state_dict()), cast_dtype=torch.float32).float()
+    model.load_state_dict(clip.model.state_dict(), strict=False)  # open_clip's own loader went through float16
+    return Clip(f"{clip.name} in open_clip", model, backend, clip._transform, clip._tokenizer, clip.device)
+
+
 # ---- comparing explanations
 
 
