@@ -185,7 +185,7 @@ def load(
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}")
+        raise ValueError(f"dtype={str(dtype).removeprefix('torch.')!r} is not one of: {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}")
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
     make, label, backend = _source(name, pretrained)

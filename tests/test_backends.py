@@ -195,3 +195,156 @@ def test_metrics_on_every_backend(clip, protocol):
     assert np.abs(kept[["image_drop", "text_drop"]].to_numpy()).max() < 1e-3
     gone = nibkit.metrics.confidence(clip, pixels, ids, np.zeros((len(ids), 64, 64)), [0 * w for w in whole], protocol)
     assert (gone[["image_drop", "image_increase", "text_drop", "text_increase"]].abs().sum() > 0).any()
+
+
+# ---- files of each library
+
+
+def openai_model(layers=3):
+    torch.manual_seed(0)
+    return shaken(CLIP(32, 64, layers, 128, 16, 77, 49408, 64, 1, 4)).eval()
+
+
+@pytest.fixture
+def architectures(tmp_path):
+    """The small architectures under names that open_clip's factory knows, for one test."""
+    known = dict(open_clip.factory._MODEL_CONFIGS), list(open_clip.factory._MODEL_CONFIG_PATHS)
+    for kind, config in OPEN_CLIP.items():
+        (tmp_path / f"nibkit-{kind.replace(' ', '-')}.json").write_text(json.dumps({"embed_dim": 32, **config}))
+    open_clip.add_model_config(tmp_path)
+    yield
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(known[0])
+    open_clip.factory._MODEL_CONFIG_PATHS[:] = known[1]
+
+
+@pytest.mark.parametrize("kind", OPEN_CLIP)
+def test_open_clips_factory_and_a_saved_file(kind, architectures, tmp_path):
+    name = f"nibkit-{kind.replace(' ', '-')}"
+    model = shaken(open_clip.create_model(name, pretrained=None)).eval()
+    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "saved.pt")
+    clip = nibkit.load(f"open_clip:{name}/{tmp_path}/saved.pt", device="cpu")
+    pixels, ids = inputs(clip)
+    want = library(from_open_clip(kind).around(model), pixels, ids)
+    torch.testing.assert_close(clip.embed_image(pixels), want[0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(clip.embed_text(ids), want[1], atol=2e-5, rtol=1e-4)
+    one, two = (nibkit.load(f"open_clip:{name}", device="cpu", pretrained=False) for _ in range(2))
+    assert torch.equal(one.embed_image(pixels), two.embed_image(pixels)) and one.name == f"{name} (random weights)"
+
+
+def test_an_open_clip_folder_is_recognised(tmp_path):
+    config = {"model_cfg": {"embed_dim": 32, **OPEN_CLIP["vit"]}, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(FileNotFoundError, match="open_clip_config.json and no weights; put open_clip_model.safetensors there"):
+        nibkit.load(tmp_path, device="cpu")
+    model = open_clip_model("vit")
+    torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
+    clip = nibkit.load(tmp_path, device="cpu")
+    pixels, _ = inputs(clip)
+    torch.testing.assert_close(clip.embed_image(pixels), model.encode_image(pixels).detach(), atol=2e-5, rtol=1e-4)
+    from PIL import Image
+
+    assert clip.preprocess(Image.new("RGB", (80, 64))).flatten()[0].item() == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("make", [siglip, lambda: siglip(True)])
+def test_a_siglip_folder_without_tokenizer(tmp_path, make):
+    model = make()
+    model.save_pretrained(tmp_path)
+    clip = nibkit.load(tmp_path, device="cpu")
+    pixels, ids = torch.randn(3, 3, 64, 64), [torch.tensor([5, 6, 49407])] * 3
+    assert clip.text.pad == 1
+    want = library(clip.around(model), pixels, ids)
+    torch.testing.assert_close(clip.embed_image(pixels), want[0], atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(clip.embed_text(ids), want[1], atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="has no tokenizer files; put the model's tokenizer.json"):
+        clip.tokenize("a dog")
+
+
+def same_maps(a, b, tolerance=1e-6):
+    pixels, ids = inputs(a)
+    pair = pixels.double(), ids  # a few maps of such a model are small differences of large numbers
+    for name in ("nib", "gradcam", "chefer", "xgrad", "mfaba"):
+        if name == "chefer" and a.image.unattended:
+            continue
+        one, two = (nibkit.METHODS[name](clip, *pair) for clip in (a, b))
+        assert theory.difference(one, two) < tolerance, name
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("layers", [3, (1, 2, 1, 1)])
+def test_the_same_weights_as_state_dict_archive_and_in_open_clip(layers, architectures, tmp_path):
+    torch.manual_seed(0)
+    size = (128, 16) if layers == 3 else (8, None)
+    model = shaken(CLIP(32, 64, layers, *size, 77, 49408, 64, 1, 4)).eval()
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    with torch.no_grad():
+        scripted = torch.jit.trace(model, (torch.randn(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.int64)), check_trace=False)
+    torch.jit.save(scripted, tmp_path / "archive.pt")
+    load = functools.partial(nibkit.load, device="cpu", dtype="float64")
+    state = load(tmp_path / "state.pt")
+    same_maps(state, load(tmp_path / "archive.pt"))
+    if layers == 3:
+        same_maps(state, load(f"open_clip:nibkit-quick/{tmp_path}/state.pt"))
+        theory.as_transformers(state).model.save_pretrained(tmp_path / "hf")
+        same_maps(state, load(tmp_path / "hf"))
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("form", ["{}/x.pt", "open_clip:nibkit-vit/{}/x.pt"])
+def test_a_pickle_that_would_run_code_is_refused(form, architectures, tmp_path):
+    torch.save({"visual.proj": torch.zeros(1), "bomb": Bomb(tmp_path / "ran")}, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="x.pt was not loaded: it would run code when loaded"):
+        nibkit.load(form.format(tmp_path), device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_transformers_bin_that_would_run_code_is_refused(tmp_path):
+    siglip().config.save_pretrained(tmp_path)
+    torch.save({"bomb": Bomb(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="pytorch_model.bin was not loaded: it would run code"):
+        nibkit.load(tmp_path, device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_an_archive_with_a_foreign_pickle_is_refused(tmp_path):
+    import pickle
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "x.pt", "w") as archive:
+        archive.writestr("x/constants.pkl", b"")
+        archive.writestr("x/data.pkl", pickle.dumps(Bomb(tmp_path / "ran"), 2))
+    with pytest.raises(ValueError, match="would run code"):
+        nibkit.load(tmp_path / "x.pt", device="cpu")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_keeps_the_integrand_single(dtype, tmp_path):
+    torch.save(openai_model().state_dict(), tmp_path / "x.pt")
+    single, half = (nibkit.load(tmp_path / "x.pt", device="cpu", dtype=d) for d in ("float32", dtype))
+    pixels, ids = inputs(single)
+    a, b = single.embed_image(pixels), half.embed_image(pixels)
+    assert b.dtype == torch.float32 and 1e-5 < (a - b).abs().max() / a.abs().max() < 0.03
+    found = nibkit.METHODS["nib"](half, pixels, ids, rule="exact", max_passes=400)
+    assert found.info.converged.all()  # in half precision the gap would not close
+    assert nibkit.METHODS["rise"](half, pixels, ids, masks=20, text_masks=10).image.std() > 0
+    with pytest.raises(ValueError, match="dtype='int8' is not one of: float32, float16, bfloat16, float64"):
+        nibkit.load("scenes", dtype="int8")
+
+
+def test_siglip_under_transformers_4():
+    old = ROOT / ".venv" / "transformers4"
+    if not old.exists():
+        pytest.skip("no .venv/transformers4: `make test` puts it there")
+    code = "import test_backends as t\nfor flex in (False, True): t.assert_towers_match(t.from_transformers(lambda: t.siglip(flex)))"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (old, ROOT, ROOT / "tests")))}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

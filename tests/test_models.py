@@ -95,3 +95,16 @@ def test_explain_pairs_up(golden_clip):
 def test_pick_device():
     assert models.pick_device("cpu").type == "cpu"
     assert models.pick_device("auto").type in ("cpu", "cuda", "mps")
+
+
+def test_the_command_says_what_loads_and_what_is_here(tmp_path, monkeypatch, capsys):
+    from nibkit.__main__ import main
+    from nibkit.backends import openai
+
+    (tmp_path / "ViT-L-14-336px.pt").touch()
+    (tmp_path / "models--some--clip").mkdir()
+    monkeypatch.setattr(openai, "CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert "open_clip:ARCH/TAG" in shown and "on this machine: scenes, ViT-L/14@336px, some/clip\n" in shown

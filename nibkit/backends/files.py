@@ -3,7 +3,6 @@
 import contextlib
 import pickle
 import socket
-import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -11,6 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+STORAGES = {
+    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
+}  # fmt: skip
 WAIT = 10  # seconds for an answer from the network
 
 
@@ -102,8 +106,8 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str):
         if module.startswith("__torch__"):
             return type(name, (_Module,), {})
-        if module == "torch" and name.endswith("Storage"):
-            return types.SimpleNamespace(dtype=getattr(torch, name).dtype)
+        if module == "torch" and name in STORAGES:
+            return STORAGES[name]
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return torch._utils._rebuild_tensor_v2
         if module == "torch.jit._pickle":  # typed lists of constants
@@ -116,7 +120,7 @@ class _Unpickler(pickle.Unpickler):
         _, kind, name, *_ = key
         if name not in self._storages:
             raw = torch.frombuffer(bytearray(self._archive.read(f"{self._root}/data/{name}")), dtype=torch.uint8)
-            storage = torch.storage.TypedStorage(wrap_storage=raw.untyped_storage(), dtype=kind.dtype, _internal=True)
+            storage = torch.storage.TypedStorage(wrap_storage=raw.untyped_storage(), dtype=kind, _internal=True)
             self._storages[name] = storage
         return self._storages[name]
 

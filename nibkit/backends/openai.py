@@ -123,6 +123,11 @@ def of_state(state: dict[str, torch.Tensor]):
     return _parts(model)
 
 
+def filename(name: str) -> str:
+    """What the package calls the file of a name of ARCHITECTURES."""
+    return name.replace("/", "-").replace("@", "-") + ".pt"
+
+
 def of_name(name: str, pretrained: bool):
     """A name of ARCHITECTURES -> (model, transform, tokenizer); the package downloads to ~/.cache/clip and checks the sum."""
     if not pretrained:
@@ -131,8 +136,7 @@ def of_name(name: str, pretrained: bool):
         with patience():
             model, _ = download_and_load(name, device="cpu")
     except OSError as error:
-        file = name.replace("/", "-").replace("@", "-") + ".pt"
-        raise absent(f"the weights of {name}", f"the file {file} that OpenAI's clip package downloads into {CACHE}", error) from error
+        raise absent(f"the weights of {name}", f"the file {filename(name)} that OpenAI's clip package downloads into {CACHE}", error) from error
     return _parts(model)
 
 
