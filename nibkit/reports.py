@@ -382,12 +382,12 @@ def _export(nb: nbformat.NotebookNode, title: str) -> str:
 def execute(run: Run, out: Path, digest: str, environment: dict[str, str]) -> dict:
     """Execute one run in a papermill process of its own; returns its record, which is also saved below out/.state.
 
-    Files of an earlier execution with another hash are removed first; with the same hash they stay, so that a notebook
-    can go on where it was interrupted. A kernel that dies gets one more try, a cell that raises does not.
+    Files of an earlier execution with another hash, or of none that is known here (a fresh clone), are removed first; with
+    the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one more try, a cell that raises does not.
     """
     folder, cwd = out / run.name, run.notebook.parent
     previous = _record(out, run.name)
-    if previous and previous["hash"] != digest:
+    if not previous or previous["hash"] != digest:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     title, question = _title_and_question(run.notebook)
