@@ -7,7 +7,7 @@ OLD := .venv/transformers4
 # The transformers major before the pinned one, and the two packages it wants older; tests put this folder on PYTHONPATH.
 OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 
-.PHONY: help reports test notebooks badges clean
+.PHONY: help screenshot reports test notebooks badges clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,11 @@ REPOSITORY := $(wordlist 2,2,$(MAKECMDGOALS))
 $(REPOSITORY):
 	@:
 endif
+
+screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the browser test
+	$(PY) -m pytest -q tests/test_browser.py
+	mkdir -p docs
+	cp runs/browser/explorer.png docs/explorer.png
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
 	rm -rf .venv build dist .pytest_cache *.egg-info

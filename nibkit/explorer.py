@@ -76,11 +76,11 @@ class Explorer(widgets.HBox):
         examples = data.load("scenes-captions")[:EXAMPLES]
         self.pixels = {GIVEN: clip.preprocess(image)} | {f"{p.id}: {p.text}": clip.preprocess(p.image) for p in examples}
         self._make_controls(text)
-        self.map = widgets.Image(format="png", layout={"width": "100%", "max_width": "800px"})
+        self.map = widgets.Image(format="png", layout={"width": "98%", "max_width": "800px"})
         self.words, self.facts, self.message = (widgets.HTML() for _ in range(3))
         left = widgets.VBox([*self.controls, self.editor], layout={"width": "340px", "flex": "0 0 340px"})
         shown = [widgets.HTML(STYLE), self.message, self.map, self.words, self.facts]
-        right = widgets.VBox(shown, layout={"flex": "1 1 480px", "min_width": "320px"})
+        right = widgets.VBox(shown, layout={"flex": "1 1 480px", "min_width": "320px", "overflow": "hidden"})
         super().__init__([left, right], layout={"flex_flow": "row wrap", "grid_gap": "8px 28px"})
         self._quiet = False
         for control in (*self.controls[1:], self.picture, self.ground, *(c for row in self.slots for c in row.children)):
@@ -95,7 +95,7 @@ class Explorer(widgets.HBox):
         self.picture = widgets.Dropdown(
             options=[GIVEN, DRAWN, *list(self.pixels)[1:]], description="Picture", style=style, layout={"flex": "1 1 auto", "width": "0"}
         )
-        self.upload = widgets.FileUpload(accept="image/*", description="Upload", layout={"width": "92px"})
+        self.upload = widgets.FileUpload(accept="image/*", description="Upload", layout={"width": "120px"})
         self.text = make(widgets.Text, "Text", value=text, placeholder="a caption, then Enter", **late)
         self.method = make(widgets.Dropdown, "Method", options=list(METHODS))
         self.rule = make(widgets.Dropdown, "Rule", options=RULES)
@@ -105,7 +105,7 @@ class Explorer(widgets.HBox):
         )
         self.steps = make(widgets.IntSlider, "Steps", value=10, min=1, max=50, **late)
         self.view = make(widgets.ToggleButtons, "Scores", options=["signed", "heat"])
-        self.view.style.button_width = "104px"
+        self.view.style.button_width = "84px"
         self.strength = make(widgets.FloatSlider, "Overlay", value=0.6, max=1, step=0.05, readout_format=".2f", **late)
         picture = widgets.HBox([self.picture, self.upload])
         one_layer = self.layer.max == self.text_layer.max
