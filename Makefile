@@ -35,8 +35,7 @@ endif
 
 screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the browser test
 	$(PY) -m pytest -q tests/test_browser.py
-	mkdir -p docs
-	cp runs/browser/explorer.png docs/explorer.png
+	cp runs/browser/explorer.png reports/explorer.png
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
 	rm -rf .venv build dist .pytest_cache *.egg-info
