@@ -134,3 +134,34 @@ def verdicts(ax: Axes, table) -> Axes:
     ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
     ax.set(xlabel="", ylabel="")
     return ax
+
+
+def scoreboard(ax: Axes, table) -> Axes:
+    """A table of `ranking.against_controls` as a grid, methods x metrics: how far above the stronger control.
+
+    A cell holds the smaller gain; green beats every control, pink loses to one, white is neither.
+    """
+    worth = table.verdict.map({"beats": 1, "ties": 0, "loses": -1})
+    cells = table.assign(mark=worth).groupby(["method", "metric"], sort=False)[["mark", "gain"]].min()
+    order = {"index": table.method.unique(), "columns": table.metric.unique()}
+    mark, gain = (cells[name].unstack().reindex(**order) for name in ("mark", "gain"))
+    decimals = "{:+.2f}" if gain.abs().max(axis=None) <= 1 else "{:+.1f}"
+    heads = [name.replace("_", "\n") for name in mark.columns]
+    sns.heatmap(
+        mark.set_axis(heads, axis=1).astype(float), annot=gain.map(decimals.format), fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6,
+        cbar=False, linewidths=1, annot_kws={"size": 8}, ax=ax,
+    )  # fmt: skip
+    ax.xaxis.tick_top()
+    ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
+    ax.set(xlabel="", ylabel="")
+    return ax
+
+
+def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **style) -> Axes:
+    """A column of a table as points beside its index, top down, with `low` and `high` as whiskers. shift: in rows, downwards."""
+    rows = np.arange(len(table)) + shift
+    error = np.maximum(0, [table[column] - table["low"], table["high"] - table[column]])
+    ax.errorbar(table[column], rows, xerr=error, **{"fmt": "o", "markersize": 4, "elinewidth": 1, **style})
+    ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
+    ax.set(title=title, ylim=(len(table) - 0.5, -0.5))
+    return ax

@@ -113,3 +113,10 @@ def tau(
     taus = np.divide(agree, scale, out=np.full(len(agree), np.nan), where=scale > 0)
     low, high = np.nanquantile(taus[1:], [(1 - level) / 2, (1 + level) / 2]) if scale[0] else (np.nan, np.nan)
     return {"n": n, "methods": wide[first].shape[1], "tau": taus[0], "low": low, "high": high}
+
+
+def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
+    """A table of `means` for the eye: a row per group, a column per metric, "mean (low to high)"."""
+    text = table.apply(lambda r: f"{r['mean']:.{decimals}f} ({r.low:.{decimals}f} to {r.high:.{decimals}f})", axis=1)
+    text = text.mask(table.n == 0, "–").unstack("metric", sort=False)
+    return text[table.index.unique("metric")]
