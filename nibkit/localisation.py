@@ -196,7 +196,8 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
             some = (right > 0) & (wrong > 0)
             change = np.log(wrong[some] / right[some])
             cosine = np.concatenate([group.cosine[some], group.cosine_wrong[some]])
-            rho = stats.spearmanr(cosine, np.concatenate([right[some], wrong[some]])).statistic
+            energy = np.concatenate([right[some], wrong[some]])
+            rho = stats.spearmanr(cosine, energy).statistic if len(set(energy)) > 1 else np.nan  # `centre` never changes
             found = mean_interval(change)
             ends = {"ratio": np.exp(found["mean"]), "low": np.exp(found["low"]), "high": np.exp(found["high"])}
             table.append({"method": method, "part": part, "n": found["n"], **ends, "p": paired_p(change), "rho": rho})
