@@ -7,6 +7,9 @@ what chance gets, and what the same map gets on another picture's mask (`..._shu
 looking at the middle, it gets there as well.
 """
 
+import functools
+import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -15,12 +18,11 @@ import pandas as pd
 from scipy import stats
 
 from .attribution import Attribution, upsample, words
-from .data import PairDataset
+from .data import DataError, PairDataset
 from .maps import otsu
 from .ranking import holm, mean_interval, paired_p
 from .sharing import once
 from .scenes.datasets import prompt
-from .scenes.world import words_of
 
 IMAGE = {"pointing": True, "mass": True, "iou": True, "ap": True}  # column -> higher is better
 SIGNED = {"named": True, "other": False, "ground": None}
@@ -33,26 +35,60 @@ COLUMNS = {
 FUNCTION = frozenset("a an the and or with next to of on in at by is are there this that photo picture , .".split())
 
 
-def queries(pairs: Sequence) -> PairDataset:
+def _names(pair) -> list[str]:
+    """Of its masks; [] where they cannot be read: the pair becomes a row that says why."""
+    try:
+        return list(pair.masks)
+    except DataError:
+        return []
+
+
+def gathered(pairs: Sequence) -> PairDataset:
+    """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it) and
+    the caption "a photo of a {name}": the picture's masks side by side, each under its name. Other pairs stay as they are.
+    """
+    found, readers = {}, {}
+    for pair in pairs:
+        match = re.fullmatch("a photo of an? (.+)", pair.text)
+        if not match or _names(pair) != ["object"]:
+            found[pair.id] = pair
+            continue
+        key = hashlib.sha256(pair.image.tobytes()).hexdigest()
+        readers.setdefault(key, {})[match[1]] = pair.read_masks
+        found.setdefault(key, pair)
+    together = lambda masks: {name: read()["object"] for name, read in masks.items()}  # noqa: E731
+    for key, masks in readers.items():
+        found[key] = replace(found[key], read_masks=functools.partial(together, masks))
+    return PairDataset(getattr(pairs, "name", "custom"), list(found.values()))
+
+
+def queries(pairs: Sequence, several: bool = False) -> PairDataset:
     """One pair per object of each picture, under "a photo of a {name}"; the other objects' masks come along.
 
-    pairs: items with `.masks` (object name -> mask); the ids get "/name" appended.
+    pairs: items with `.masks` (object name -> mask), `gathered` first; the ids get "/name" appended. A mask that still
+        has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask.
     """
     found = []
-    for pair in pairs:
-        for name in pair.masks:
-            text = prompt(name)
-            found.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words_of(text, [name])))
+    for pair in gathered(pairs):
+        names = _names(pair)
+        if not names or (names == ["object"] and not several):
+            found.append(pair)
+        elif len(names) > several:
+            for name in names:
+                text = prompt(name)
+                length = len(text.split())
+                words = {k: name for k in range(length - len(name.split()), length)}
+                found.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
     return PairDataset(f"{getattr(pairs, 'name', 'custom')}-queries", found)
 
 
 def mismatched(pairs: Sequence) -> PairDataset:
     """The same pictures, ids and masks, each under the text of the next pair that names nothing in the picture.
 
-    ValueError where there is no such pair.
+    Of texts that do not say what their words name, the next other one. ValueError where there is no such pair.
     """
-    here = [set(pair.masks) for pair in pairs]
-    said = [set(pair.words.values()) for pair in pairs]
+    here = [{*_names(pair), pair.text} for pair in pairs]
+    said = [set(pair.words.values()) or {pair.text} for pair in pairs]
     found = []
     for k, pair in enumerate(pairs):
         others = (j % len(pairs) for j in range(k + 1, k + len(pairs)))
@@ -114,7 +150,7 @@ def signed_truth(scores: np.ndarray, target: np.ndarray, others: np.ndarray) -> 
 
 
 def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[str, float]:
-    """Scored words against the names of the objects.
+    """Scored words against those that name an object.
 
     word_first: is the highest word the name of an object (of several highest, the share that is); by chance word_share.
     function_rank: mean rank of the function words (FUNCTION), from 0, the lowest of all words, to 1; by chance 0.5.
@@ -142,7 +178,7 @@ def _split(pair) -> tuple[np.ndarray, np.ndarray]:
     nothing = np.zeros_like(next(iter(masks.values())))
     sides = ([mask for name, mask in masks.items() if (name in named) == side] for side in (True, False))
     target, others = (np.any([nothing, *side], axis=0) for side in sides)
-    return target, others
+    return target, others & ~target
 
 
 def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
@@ -166,11 +202,12 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
         if not np.array_equal(elsewhere, target):
             shuffled = image_truth(np.nan_to_num(upsample(a.image[k : k + 1], len(elsewhere))[0]), elsewhere)
         scored = words(clip, ids[k], np.nan_to_num(a.text[k]))
+        spoken = {word.strip(",.").lower() for place, word in enumerate(pair.text.split()) if place in pair.words}
         rows.append(
             image_truth(scores, target)
             | {f"{name}_shuffled": value for name, value in shuffled.items()}
             | signed_truth(scores, target, others)
-            | text_truth(scored, set(pair.words.values()))
+            | text_truth(scored, spoken)
             | {"area": target.mean(), "cosine": cosine[k]}
             | {"energy_image": np.abs(a.image[k]).mean(), "energy_text": np.abs(a.text[k][inner]).mean()}
         )
