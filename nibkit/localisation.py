@@ -217,6 +217,25 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
+def negative(rows: pd.DataFrame) -> pd.DataFrame:
+    """The negative property, from rows of `truth`: is what the text does not name scored below 0?
+
+    Per method: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 % bootstrap
+    interval), below_ground (mean of other - ground, with its own low and high), verdict: "holds" (both below 0), "habit"
+    (below 0, but so is the ground: nothing about objects), "fails" (above 0), "open" (the interval of other contains 0).
+    """
+    table = {}
+    for method, group in rows.dropna(subset=["other", "ground"]).groupby("method", sort=False):
+        other, apart = mean_interval(group.other), mean_interval(group.other - group.ground)
+        verdict = "fails" if other["low"] > 0 else "open" if other["high"] >= 0 else "holds" if apart["high"] < 0 else "habit"
+        table[method] = {
+            "n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"],
+            "below_ground": apart["mean"], "below_ground_low": apart["low"], "below_ground_high": apart["high"],
+            "verdict": verdict,
+        }  # fmt: skip
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
+
+
 def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """Do maps fade when the text is wrong? Rows of `truth` for pairs, and for the same pairs under `mismatched` texts.
 

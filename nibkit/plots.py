@@ -165,3 +165,19 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
     ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
     ax.set(title=title, ylim=(len(table) - 0.5, -0.5))
     return ax
+
+
+def ranks(ax: Axes, table, title: str = "") -> Axes:
+    """A table of `ranking.ranks` as a line per method from column to column, the best on top, named on the right."""
+    places = np.arange(table.shape[1])
+    taken = {}
+    for method, row in table.iterrows():
+        name, *variant = method.split()
+        ax.plot(places, row, marker="o", markersize=4, lw=1.5, color=COLOURS[name], ls="--" if variant else "-")
+        taken.setdefault(row.iloc[-1], []).append(method)
+    for rank, methods in taken.items():  # equal means share a line of text
+        ax.text(places[-1] + 0.05, rank, ", ".join(methods), va="center", fontsize=8)
+    ax.set_xticks(places, [name.replace("_", " ") for name in table.columns], fontsize=8)
+    ax.set(title=title, ylabel="rank", ylim=(len(table) + 0.5, 0.5), xlim=(-0.1, places[-1] + 0.1))
+    ax.grid(False)
+    return ax

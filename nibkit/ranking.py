@@ -115,6 +115,12 @@ def tau(
     return {"n": n, "methods": wide[first].shape[1], "tau": taus[0], "low": low, "high": high}
 
 
+def ranks(rows: pd.DataFrame, metrics: Sequence[str], higher: Mapping[str, bool]) -> pd.DataFrame:
+    """Rank of each method's mean on each metric, 1 the best; equal means share theirs. Rows: methods, as they come."""
+    table = rows.groupby("method", sort=False)[list(metrics)].mean().round(9)
+    return pd.DataFrame({name: table[name].rank(ascending=not higher[name]) for name in metrics})
+
+
 def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
     """A table of `means` for the eye: a row per group, a column per metric, "mean (low to high)"."""
     text = table.apply(lambda r: f"{r['mean']:.{decimals}f} ({r.low:.{decimals}f} to {r.high:.{decimals}f})", axis=1)

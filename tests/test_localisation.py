@@ -171,3 +171,74 @@ def test_maps_that_fade_and_maps_that_are_forced():
     assert table.ratio["fades", "image"] == pytest.approx(np.exp((noise[1] - noise[0]).mean()) / 3)
     assert table.fades["fades", "text"] and table.high["fades", "text"] < 0.4 and table.rho["fades", "image"] > 0.7
     assert not table.fades["forced", "image"] and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1
+
+
+def test_an_energy_that_never_changes_has_no_rank_correlation(recwarn):
+    """`centre`: the same map under any text."""
+    energy = dict.fromkeys(("energy_image", "energy_text"), 2.0)
+    constant = pd.DataFrame({"pair": range(9), "method": "centre", "cosine": np.arange(9.0)} | energy)
+    table = localisation.forced(constant, constant.assign(cosine=-1.0))
+    assert table.rho.isna().all() and (table.ratio == 1).all() and not table.fades.any() and not list(recwarn)
+
+
+def test_verdicts_on_the_negative_property():
+    rows = lambda method, other, ground: pd.DataFrame({"method": method, "other": other, "ground": ground})  # noqa: E731
+    swing = np.linspace(-1, 1, 21)
+    table = localisation.negative(
+        pd.concat(
+            [
+                rows("holds", -0.5 + swing / 9, swing / 9),
+                rows("habit", -0.5 + swing / 9, -0.5 - swing / 9),
+                rows("fails", 0.5 + swing / 9, 1.0),
+                rows("open", swing, 2.0),
+                rows("holds", [np.nan], 0.0),  # a picture without other objects
+            ]
+        )
+    )
+    assert (table.verdict == table.index).all() and (table.n == 21).all()
+    assert table.other["holds"] == pytest.approx(-0.5) and table.below_ground["habit"] == pytest.approx(0)
+    assert table.low["holds"] < -0.5 < table.high["holds"]
+
+
+@pytest.fixture
+def masked_csv(tmp_path):
+    """A cup left and a teddy bear right in one picture, a cup in another, a free caption, and a broken mask."""
+    left, right = np.zeros((2, 48, 64), np.uint8)
+    left[:, 8:20], right[:, 40:60] = 255, 255
+    for name, array in {"left": left, "right": right, "small": left[:5, :5]}.items():
+        Image.fromarray(array).save(tmp_path / f"{name}.png")
+    for name, colour in {"one": "red", "two": "green", "three": "blue", "four": "white"}.items():
+        Image.new("RGB", (64, 48), colour).save(tmp_path / f"{name}.jpg")
+    rows = ["one.jpg,a photo of a cup,left.png", "one.jpg,a photo of a teddy bear,right.png", "two.jpg,a photo of a cup,left.png"]
+    rows += ["three.jpg,some cups,left.png", "four.jpg,a photo of an egg,small.png"]
+    (tmp_path / "masks.csv").write_text("image,text,mask\n" + "\n".join(rows) + "\n")
+    return data.load(tmp_path / "masks.csv"), left > 0, right > 0
+
+
+def test_masks_of_one_picture_come_together(masked_csv):
+    pairs, left, right = masked_csv
+    asked = localisation.queries(pairs)
+    assert [(p.id, p.text, p.words) for p in asked] == [
+        ("masks/0000/cup", "a photo of a cup", {4: "cup"}),
+        ("masks/0000/teddy bear", "a photo of a teddy bear", {4: "teddy bear", 5: "teddy bear"}),
+        ("masks/0002/cup", "a photo of a cup", {4: "cup"}),
+        ("masks/0003", "some cups", {}),
+        ("masks/0004", "a photo of an egg", {}),
+    ]
+    assert asked[0].image.getpixel((0, 0))[0] > 200 and list(asked[0].masks) == ["cup", "teddy bear"]
+    np.testing.assert_array_equal(asked[1].masks["teddy bear"], right)
+    np.testing.assert_array_equal(asked[2].masks["cup"], left)
+    several = localisation.queries(pairs, several=True)  # the unreadable one is kept, to be reported
+    assert [p.id for p in several] == ["masks/0000/cup", "masks/0000/teddy bear", "masks/0004"]
+    wrong = localisation.mismatched(asked)
+    assert [p.text for p in wrong] == ["some cups"] * 3 + ["a photo of an egg", "a photo of a cup"]
+
+
+def test_rows_of_a_csv_with_masks(scenes, masked_csv):
+    """The middle 48 of 64 columns are seen, and of these `centre` marks the middle; the mask of another size is a reason."""
+    pairs, left, right = masked_csv
+    rows = benchmark.run(scenes, localisation.queries(pairs), ["centre"], measure=measures.TRUTH, progress=False)
+    assert list(rows.area[:3]) == pytest.approx([12 / 48, 16 / 48, 12 / 48])  # the right mask is cut at column 56
+    assert rows.named[1] > rows.named[0] == pytest.approx(rows.other[1], abs=1e-6) and np.isnan(rows.other[2])
+    assert list(rows.word_share[:3]) == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(rows.word_share[3])
+    assert "small.png is 5 x 5, its picture 64 x 48" in rows.error[4] and list(rows.error[:4]) == [""] * 4

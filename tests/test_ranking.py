@@ -102,3 +102,17 @@ def test_tau_is_scipys_with_an_interval_around_it():
     assert got["low"] <= got["tau"] <= got["high"] and got["low"] < got["high"]
     table.loc[0, "up"] = np.nan
     assert ranking.tau(table, "up", "down", HIGHER)["n"] == 29
+
+
+def test_ranks():
+    values = {"a": {"up": [1, 2], "down": [1, 2]}, "b": {"up": [3, 3], "down": [3, 3]}, "c": {"up": [2, 4], "down": [9, 9]}}
+    table = ranking.ranks(rows(**values), ["up", "down"], HIGHER)
+    assert table.up.to_dict() == {"a": 3, "b": 1.5, "c": 1.5} and table.down.to_dict() == {"a": 1, "b": 2, "c": 3}
+
+
+def test_readable():
+    table = ranking.means(rows(b={"up": [1, 1], "down": [np.nan] * 2}, a={"up": [0, 0], "down": [-2, -2]}), ["up", "down"])
+    text = ranking.readable(table)
+    assert list(text.columns) == ["up", "down"] and set(text.index) == {"a", "b"}
+    assert text.loc["b"].to_dict() == {"up": "1.00 (1.00 to 1.00)", "down": "–"}
+    assert ranking.readable(table, decimals=0).down["a"] == "-2 (-2 to -2)"
