@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.interpolate import Akima1DInterpolator
+from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
 from torch import Tensor
 
 from .attribution import Attribution, as_arrays, method
@@ -22,12 +22,17 @@ from .towers import Layer, State, Tower, ragged
 
 
 class Path(NamedTuple):
-    """What the integration of one batch found, per pair: token scores (B, T), F(Z), F(0), and the gradient passes used."""
+    """What the integration of one batch found, per pair: token scores (B, T), F(Z), F(0), and the gradient passes used.
+
+    error (exact rule): the errors of all intervals added up without cancelling. At least the gap, and a guide to how far
+    a single token may be off; nan where the rule cannot know.
+    """
 
     scores: Tensor
     opened: Tensor
     closed: Tensor
     passes: Tensor
+    error: Tensor
 
     @property
     def change(self) -> Tensor:
@@ -42,6 +47,11 @@ class Path(NamedTuple):
     def gap(self) -> Tensor:
         """How far the scores are from adding up to F(Z) - F(0), absolute."""
         return self.delta.abs()
+
+    def within(self, tol: float) -> Tensor:
+        """Is the gap at most tol |F(Z) - F(0)|, and the error, where it is known, at most LOOSE times that?"""
+        allowed = tol * self.change.abs()
+        return (self.gap <= allowed) & ~(self.error > LOOSE * allowed)
 
 
 class Bottleneck:
@@ -91,7 +101,7 @@ def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
     values, slopes = bottleneck.slope(lam, everyone.repeat(n))
     scores = torch.einsum("n,nbt->bt", weights.to(slopes), slopes.unflatten(0, (n, b)))
     opened = values[-b:] if nodes[-1] == 1 else bottleneck.value(torch.ones_like(lam[:b]), everyone)
-    return Path(scores, opened, bottleneck.closed(), torch.full((b,), n))
+    return Path(scores, opened, bottleneck.closed(), torch.full((b,), n), torch.full_like(opened, torch.nan))
 
 
 def riemann(steps: int) -> tuple[Tensor, Tensor]:
@@ -105,47 +115,62 @@ def gauss(steps: int) -> tuple[Tensor, Tensor]:
     return torch.tensor((x + 1) / 2), torch.tensor(w / 2)
 
 
-EPS = 1e-5  # LayerNorm's
-START = 9  # nodes of the first round
-ROUND = 3  # intervals halved in each further round
+FLAT = 3e-5  # rms of a narrowed state below which F is nearly linear in lam: measured, two decades under LayerNorm's sqrt(eps)
+START, ROUND = 7, 3  # nodes of the first round, and of each further one
+LOOSE = 10  # the intervals' errors may add up to this many times the tolerance on their sum
+
+
+def panels(u: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Integrals (n - 1, B, T) of y (n, B, T) over the intervals between the nodes u (n, B).
+
+    Both are interpolated over the node's number: nodes crowd where y moves, so over the number y is smooth. Modified Akima
+    for y, monotone cubic for u; three Gauss points integrate their product exactly.
+    """
+    number, (x, w) = np.arange(len(u)), np.polynomial.legendre.leggauss(3)
+    at = (number[:-1, None] + (x + 1) / 2).ravel()
+    terms = Akima1DInterpolator(number, y, method="makima")(at) * PchipInterpolator(number, u)(at, 1)[..., None]
+    return np.einsum("k,nkbt->nbt", w / 2, terms.reshape(len(u) - 1, 3, *y.shape[1:]))
 
 
 def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
     """The integral itself: nodes where F moves, until the scores of each pair add up to F(Z) - F(0).
 
     F bends on a log scale in lam (LayerNorm sees the state only relative to eps and to the blocks' own output), so the
-    variable is u with lam = lam0 sinh(u), lam0 = eps / rms(Z). Every node yields F and its slope, so the error of every
-    interval is known: |integral of the slope - difference of F|. The worst intervals are halved until the gap is at most
-    tol * |F(Z) - F(0)| or `max_passes` gradient passes are spent.
+    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). Every node yields F and its slope, so the error of every
+    interval is known: the integral of the slope less the difference of F. The intervals with the largest errors are halved,
+    all pairs in one batch, until the errors' sum (the gap) is at most tol |F(Z) - F(0)| and the sum of their absolute values
+    (`Path.error`) at most LOOSE times that, or `max_passes` >= 2 gradient passes are spent. Without the second condition
+    errors that happen to cancel would stop it; and `error` bounds what a token is off by, where the gap does not.
     """
-    tokens, device = bottleneck.state.tokens, bottleneck.target.device
-    lam0 = EPS / tokens.double().square().mean((1, 2)).sqrt().cpu().numpy()
-    nodes = [np.linspace(0, u, START) for u in np.arcsinh(1 / lam0)]
-    values, slopes = [np.empty(0)] * len(nodes), [np.empty((0, tokens.shape[1]))] * len(nodes)
-    new, scores = [u.copy() for u in nodes], [None] * len(nodes)
-    while any(map(len, new)):
-        rows = np.repeat(np.arange(len(nodes)), [len(u) for u in new])
-        lam = torch.as_tensor(lam0[rows] * np.sinh(np.concatenate(new)), dtype=tokens.dtype, device=device)
-        value, slope = bottleneck.slope(lam, torch.as_tensor(rows, device=device))
-        value, slope = value.double().cpu().numpy(), slope.double().cpu().numpy()
-        for b in set(rows):
-            mine = rows == b
-            u = np.concatenate([nodes[b], new[b]]) if len(values[b]) else nodes[b]
-            order = np.argsort(u)
-            nodes[b] = u[order]
-            values[b] = np.concatenate([values[b], value[mine]])[order]
-            slopes[b] = np.concatenate([slopes[b], slope[mine]])[order]
-            along = slopes[b] * (lam0[b] * np.cosh(nodes[b]))[:, None]
-            parts = np.diff(Akima1DInterpolator(nodes[b], along).antiderivative()(nodes[b]), axis=0)  # (intervals, T)
-            error = parts.sum(1) - np.diff(values[b])
-            scores[b] = parts.sum(0)
-            spare = min(ROUND, max_passes - len(nodes[b]))
-            done = abs(error.sum()) <= tol * abs(values[b][-1] - values[b][0])
-            worst = [] if done or spare <= 0 else np.argsort(-np.abs(error))[:spare]
-            new[b] = (nodes[b][worst] + nodes[b][np.add(worst, 1)]) / 2 if len(worst) else np.empty(0)
-    as_tensor = lambda x: torch.as_tensor(np.array(x), dtype=tokens.dtype, device=device)  # noqa: E731
-    ends = as_tensor([[v[-1], v[0]] for v in values])
-    return Path(as_tensor(scores), ends[:, 0], ends[:, 1], torch.tensor([len(u) for u in nodes]))
+    if isinstance(max_passes, bool) or not isinstance(max_passes, int) or max_passes < 2:
+        raise ValueError(f"max_passes={max_passes!r} is not a whole number >= 2")
+    (tokens, readout), device = bottleneck.state, bottleneck.target.device
+    everyone = torch.arange(len(tokens), device=device)
+    lam0 = FLAT / tokens[everyone, readout].double().square().mean(1).sqrt().cpu().numpy()  # no padding in the readout row
+    scores, found = np.zeros(tokens.shape[:2]), np.zeros((4, len(tokens)))  # found: F(Z), F(0), passes, error
+    rows, new = np.arange(len(tokens)), np.linspace(0, np.arcsinh(1 / lam0), min(START, max_passes))
+    u, values, heights = new[:0], new[:0], np.zeros((0, *scores.shape))  # (n, B), (n, B), (n, B, T)
+    while True:
+        lam = torch.as_tensor(lam0[rows] * np.sinh(new), dtype=tokens.dtype, device=device)
+        value, slope = bottleneck.slope(lam.flatten(), torch.as_tensor(np.tile(rows, len(new)), device=device))
+        value, slope = (x.double().cpu().numpy().reshape(*new.shape, *x.shape[1:]) for x in (value, slope))
+        order = np.argsort(np.concatenate([u, new]), 0)
+        joined = (u, new), (values, value), (heights, slope * (lam0[rows] * np.cosh(new))[..., None])
+        u, values, heights = (np.concatenate(x)[order, np.arange(len(rows))] for x in joined)
+        parts = panels(u, heights)
+        errors = parts.sum(2) - np.diff(values, axis=0)
+        gap, error = np.abs(errors.sum(0)), np.abs(errors).sum(0)
+        scores[rows], found[:, rows] = parts.sum(0), [values[-1], values[0], np.full(len(rows), len(u)), error]
+        allowed = tol * np.abs(values[-1] - values[0])
+        more, spare = (gap > allowed) | (error > LOOSE * allowed), min(ROUND, max_passes - len(u))
+        if not spare or not more.any():
+            break
+        rows, u, values, heights, errors = rows[more], u[:, more], values[:, more], heights[:, more], errors[:, more]
+        step, moved = np.diff(u, axis=0), np.abs(np.diff(heights, axis=0)).sum(2)  # tokens may move against each other
+        worst = np.argsort(-np.abs(errors) - 0.05 * moved * step, 0)[:spare]
+        new = np.take_along_axis(u[:-1] + step / 2, worst, 0)
+    scores, found = (torch.as_tensor(x, dtype=tokens.dtype, device=device) for x in (scores, found))
+    return Path(scores, found[0], found[1], found[2].long().cpu(), found[3])
 
 
 RULES = ("riemann", "gauss", "exact")
@@ -205,16 +230,17 @@ def nib(
     Each text is scored against its own picture (the published code: against the mean of the batch's pictures).
 
     info: passes (gradient passes per encoder, the larger of the two), gap_image, gap_text (absolute completeness gaps),
-    change_image, change_text (F(Z) - F(0)), converged (both gaps within tol of their change), stopped ("steps", "tol" or
-    "max_passes").
+    change_image, change_text (F(Z) - F(0)), error_image, error_text and converged (see `Path.error`, `Path.within`),
+    stopped ("steps", "tol" or "max_passes").
     """
     rule = rule or ("riemann" if protocol == "paper" else "exact")
     options = {"tol": tol, "max_passes": max_passes, "batch_size": batch_size}
     image, text = paths(clip, pixels, ids, layer, rule, steps, **options)
     info = pd.DataFrame({"passes": torch.maximum(image.passes, text.passes).numpy()})
     for name, path in (("image", image), ("text", text)):
-        info[f"gap_{name}"], info[f"change_{name}"] = path.gap.cpu().numpy(), path.change.cpu().numpy()
-    info["converged"] = (info.gap_image <= tol * info.change_image.abs()) & (info.gap_text <= tol * info.change_text.abs())
+        for what in ("gap", "change", "error"):
+            info[f"{what}_{name}"] = getattr(path, what).cpu().numpy()
+    info["converged"] = (image.within(tol) & text.within(tol)).cpu().numpy()
     info["stopped"] = np.where(info.converged, "tol", "max_passes") if rule == "exact" else "steps"
     patches = clip.image.patches(image.scores).float().cpu().numpy()
     return Attribution(patches, as_arrays(ragged(text.scores, ids)), clip.image.size, info)

@@ -136,7 +136,7 @@ def order(x: Sequence[float], y: Sequence[float]) -> float:
 def completeness(bottleneck: Bottleneck, rule: str, n: int, tol: float = 0.01) -> pd.DataFrame:
     """Theorem 3: the sum of all token scores beside F(Z) - F(0), for at most n gradient passes.
 
-    rule: "riemann", "gauss", or "exact" (which stops at `tol`, and spends at least its first nine nodes). Columns pair,
+    rule: "riemann", "gauss", or "exact" (which stops at `tol`). Columns pair,
     rule, n, passes (spent), change (F(Z) - F(0)), total (the sum of the scores), gap (|total - change| / |change|).
     """
     if rule == "exact":
