@@ -32,7 +32,7 @@ class Path(NamedTuple):
     opened: Tensor
     closed: Tensor
     passes: Tensor
-    error: Tensor
+    error: Tensor = torch.tensor(torch.nan)
 
     @property
     def change(self) -> Tensor:
@@ -101,7 +101,7 @@ def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
     values, slopes = bottleneck.slope(lam, everyone.repeat(n))
     scores = torch.einsum("n,nbt->bt", weights.to(slopes), slopes.unflatten(0, (n, b)))
     opened = values[-b:] if nodes[-1] == 1 else bottleneck.value(torch.ones_like(lam[:b]), everyone)
-    return Path(scores, opened, bottleneck.closed(), torch.full((b,), n), torch.full_like(opened, torch.nan))
+    return Path(scores, opened, bottleneck.closed(), torch.full((b,), n))
 
 
 def riemann(steps: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ def gauss(steps: int) -> tuple[Tensor, Tensor]:
     return torch.tensor((x + 1) / 2), torch.tensor(w / 2)
 
 
-FLAT = 3e-5  # rms of a narrowed state below which F is nearly linear in lam: measured, two decades under LayerNorm's sqrt(eps)
+FLAT = 2e-5  # rms of the narrowed readout row below which F is nearly linear: measured, far under LayerNorm's sqrt(eps)
 START, ROUND = 7, 3  # nodes of the first round, and of each further one
 LOOSE = 10  # the intervals' errors may add up to this many times the tolerance on their sum
 

@@ -18,8 +18,10 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from .methods import METHODS
-from .narrowing import EPS, Bottleneck, Path, gauss
+from .narrowing import Bottleneck, Path, gauss
 from .towers import ImageTower
+
+EPS = 1e-5  # LayerNorm's
 
 # --- COCOA: what makes a picture resemble a corpus rather than a foil? --------------------------------------------
 

@@ -132,6 +132,6 @@ def test_an_unknown_option_is_refused(golden_clip, golden_pair):
 
 
 def test_path_gap_is_absolute():
-    path = Path(torch.tensor([[1.0, 2.0]]), *(torch.tensor([x]) for x in (2.0, 0.5, 3, torch.nan)))
+    path = Path(torch.tensor([[1.0, 2.0]]), *(torch.tensor([x]) for x in (2.0, 0.5, 3)))
     assert path.gap.item() == 1.5 and path.within(1).item() and not path.within(0.9).item()
     assert not path._replace(error=torch.tensor([1.5 * LOOSE + 0.1])).within(1).item()
