@@ -146,14 +146,14 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
         raise ValueError(f"max_passes={max_passes!r} is not a whole number >= 2")
     (tokens, readout), device = bottleneck.state, bottleneck.target.device
     everyone = torch.arange(len(tokens), device=device)
-    lam0 = FLAT / tokens[everyone, readout].double().square().mean(1).sqrt().cpu().numpy()  # no padding in the readout row
+    lam0 = FLAT / tokens[everyone, readout].cpu().double().square().mean(1).sqrt().numpy()  # no padding in the readout row
     scores, found = np.zeros(tokens.shape[:2]), np.zeros((4, len(tokens)))  # found: F(Z), F(0), passes, error
     rows, new = np.arange(len(tokens)), np.linspace(0, np.arcsinh(1 / lam0), min(START, max_passes))
     u, values, heights = new[:0], new[:0], np.zeros((0, *scores.shape))  # (n, B), (n, B), (n, B, T)
     while True:
-        lam = torch.as_tensor(lam0[rows] * np.sinh(new), dtype=tokens.dtype, device=device)
+        lam = torch.as_tensor(lam0[rows] * np.sinh(new), dtype=tokens.dtype).to(device)  # float64 on the CPU: MPS has none
         value, slope = bottleneck.slope(lam.flatten(), torch.as_tensor(np.tile(rows, len(new)), device=device))
-        value, slope = (x.double().cpu().numpy().reshape(*new.shape, *x.shape[1:]) for x in (value, slope))
+        value, slope = (x.cpu().double().numpy().reshape(*new.shape, *x.shape[1:]) for x in (value, slope))
         order = np.argsort(np.concatenate([u, new]), 0)
         joined = (u, new), (values, value), (heights, slope * (lam0[rows] * np.cosh(new))[..., None])
         u, values, heights = (np.concatenate(x)[order, np.arange(len(rows))] for x in joined)
@@ -169,7 +169,7 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
         step, moved = np.diff(u, axis=0), np.abs(np.diff(heights, axis=0)).sum(2)  # tokens may move against each other
         worst = np.argsort(-np.abs(errors) - 0.05 * moved * step, 0)[:spare]
         new = np.take_along_axis(u[:-1] + step / 2, worst, 0)
-    scores, found = (torch.as_tensor(x, dtype=tokens.dtype, device=device) for x in (scores, found))
+    scores, found = (torch.as_tensor(x, dtype=tokens.dtype).to(device) for x in (scores, found))
     return Path(scores, found[0], found[1], found[2].long().cpu(), found[3])
 
 
