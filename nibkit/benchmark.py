@@ -5,14 +5,19 @@
 """
 
 import csv
+import functools
 import html
 import inspect
 import io
+import itertools
 import json
 import os
+import socket
 import tempfile
+import threading
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +34,7 @@ from .claims import table as paper_table
 from .data import PairDataset
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
+from .models import load
 from .sharing import once, shared
 
 METRICS = list(HIGHER_IS_BETTER)
@@ -68,6 +74,7 @@ def run(
     progress: bool = True,
     seed: int = 0,
     measure: Measure = CONFIDENCE,
+    client=None,
 ) -> pd.DataFrame:
     """Explain every pair by every method and measure it: a row per (pair, method), in order of dataset, then methods.
 
@@ -79,6 +86,10 @@ def run(
         rows as an undisturbed one. More pairs or methods may be asked for later; other settings (they are kept beside
         it, in OUT.settings.json) are refused.
 
+    client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
+        worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
+        one that cannot, or has other weights, ends the run with an error that names it. Rows are those of a run without.
+
     Columns: dataset, pair, text, method (the label), those of `measure` (by default the four metrics of
     `metrics.confidence`, percent points), seconds
     (per pair, what the method takes by itself: work that methods share is done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
@@ -89,6 +100,8 @@ def run(
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
     columns = ["dataset", "pair", "text", "method", *measure.columns, *COST, "error"]
+    if client is not None and clip.source is None:
+        raise ValueError(f"{clip} was not made by nibkit.load; workers load the model themselves and do not know how")
     plan = _plan(clip, methods, {"seed": seed, "protocol": protocol, **(options or {})})
     if isinstance(dataset, PairDataset):
         dataset = dataset[: n_pairs or None].resolve(clip, protocol)
@@ -105,18 +118,16 @@ def run(
         done = _resume(file, columns, settings)
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
-            for start in pairs[::batch]:
-                chunk = [dataset[k] for k in pairs[start : start + batch]]
-                todo = [label for label in plan if any((str(p.id), label) not in done for p in chunk)]
-                items = [_prepare(clip, name, pair) for pair in chunk] if todo else []
-                with shared():
-                    for label in todo:  # always the whole batch: its make-up shows in the last digits
-                        bar.set_postfix_str(label)
-                        rows = _rows(clip, items, label, *plan[label], protocol, measure)
-                        new = {(row["pair"], label): row for row in rows if (row["pair"], label) not in done}
-                        _write(file, columns, new.values(), "a")
-                        done |= new
-                        bar.update(len(new))
+            chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])
+            jobs = ((chunk, _todo(plan, chunk, done)) for chunk in chunks)
+            jobs = (Job(name, *job, protocol, measure) for job in jobs if job[1])
+            here = (rows for job in jobs for rows in _work(clip, job, _items(clip, job)))
+            for rows in _distributed(client, clip, jobs) if client else here:
+                new = {(row["pair"], row["method"]): row for row in rows}
+                new = {key: row for key, row in new.items() if key not in done}
+                _write(file, columns, new.values(), "a")
+                done |= new
+                bar.update(len(new))
         done = {key: done[key] for key in order} | done
         _replace(file, lambda part: _write(part, columns, done.values(), "w"))
     return pd.DataFrame([done[key] for key in order], columns=columns)
@@ -138,7 +149,32 @@ def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
     return plan
 
 
+def _todo(plan: dict, pairs: Sequence, done: Mapping) -> dict:
+    return {label: how for label, how in plan.items() if any((str(p.id), label) not in done for p in pairs)}
+
+
 # --- one batch ---------------------------------------------------------------------------------------------------
+
+
+class Job(NamedTuple):
+    """A batch of pairs and what is to be done with it. Always the whole batch: its make-up shows in the last digits."""
+
+    dataset: str
+    pairs: Sequence
+    plan: dict[str, tuple[str, dict]]
+    protocol: str
+    measure: Measure
+
+
+def _items(clip, job: Job) -> list["Item"]:
+    return [_prepare(clip, job.dataset, pair) for pair in job.pairs]
+
+
+def _work(clip, job: Job, items: list["Item"]) -> Iterator[list[dict]]:
+    """The rows of each method in turn."""
+    with shared():
+        for label, how in job.plan.items():
+            yield _rows(clip, items, label, *how, job.protocol, job.measure)
 
 
 class Item(NamedTuple):
@@ -185,6 +221,59 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
 
 def _failed(error: Exception) -> dict:
     return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+
+
+# --- on other machines -------------------------------------------------------------------------------------------
+
+
+_HERE = threading.Lock()
+
+
+@functools.cache
+def _model(source: tuple, weights: str):
+    """A worker's model, loaded once; source: items of `Clip.source`."""
+    clip = load(**dict(source))
+    if (found := checksum(clip)) != weights:
+        raise ValueError(f"its weights are others (checksum {found}, not {weights})")
+    return clip
+
+
+def _remote(source: tuple, weights: str, job: Job) -> tuple[list[list[dict]], dict[str, str], str]:
+    """On a worker: the rows of `_work`, why pairs could not be prepared, and who says so."""
+    me = f"worker {socket.gethostname()}, process {os.getpid()}"
+    with _HERE:  # threads of one worker wait for the first to load
+        try:
+            clip = _model(source, weights)
+        except Exception as error:
+            raise RuntimeError(f"{me} cannot load {dict(source)['name']!r}: {error}") from None
+    items = _items(clip, job)
+    unread = {item.row["pair"]: item.row["error"] for item in items if item.ids is None}
+    return list(_work(clip, job, items)), unread, me
+
+
+def _distributed(client, clip, jobs: Iterator[Job]) -> Iterator[list[dict]]:
+    """The rows of all jobs as workers finish them; two jobs wait per thread, so that the queue stays short."""
+    source, weights = tuple(clip.source.items()), checksum(clip)
+    executor, pending = client.get_executor(pure=False), {}
+    try:
+        while True:
+            room = 2 * max(1, sum(client.nthreads().values())) - len(pending)
+            pending |= {executor.submit(_remote, source, weights, job): job for job in itertools.islice(jobs, max(0, room))}
+            if not pending:
+                return
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                job = pending.pop(future)
+                rows, unread, worker = future.result()
+                for pair in job.pairs:
+                    if (why := unread.get(str(pair.id))) and _prepare(clip, job.dataset, pair).ids is not None:
+                        raise RuntimeError(
+                            f"{worker} cannot read pair {pair.id!r}, which can be read here ({why}); "
+                            "give every worker the data at the same path, such as on a shared file system"
+                        )
+                yield from rows
+    finally:
+        for future in pending:
+            future.cancel()
 
 
 # --- the file ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ class Clip:
 
     image: ImageTower
     text: TextTower
+    source: dict | None = None  # the arguments of the `load` that made it
 
     def __init__(
         self,
@@ -193,7 +194,9 @@ def load(
         model, transform, tokenizer = make()
     label += "" if pretrained else " (random weights)"
     model = model.double() if dtype == torch.float64 else model.float()
-    return Clip(label, model, backend, transform, tokenizer, where, dtype)
+    clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
+    clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype}
+    return clip
 
 
 def _source(name: str, pretrained: bool):

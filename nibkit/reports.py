@@ -21,6 +21,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -379,13 +380,21 @@ def _export(nb: nbformat.NotebookNode, title: str) -> str:
     return exporter.from_notebook_node(nb, resources={"metadata": {"name": title}})[0]
 
 
-def execute(run: Run, out: Path, digest: str, environment: dict[str, str]) -> dict:
+def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     """Execute one run in a papermill process of its own; returns its record, which is also saved below out/.state.
 
+    jobs: how many such processes share this machine's cores. Errors: FileNotFoundError where the notebook is not here.
+
     Files of an earlier execution with another hash, or of none that is known here (a fresh clone), are removed first; with
-    the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one more try, a cell that raises does not.
+    the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one more try,
+    a cell that raises does not.
     """
     folder, cwd = out / run.name, run.notebook.parent
+    if not run.notebook.exists():
+        raise FileNotFoundError(
+            f"{socket.gethostname()} has no {run.notebook}: give every worker this checkout at the same path, such as on a "
+            "shared file system"
+        )
     previous = _record(out, run.name)
     if not previous or previous["hash"] != digest:
         shutil.rmtree(folder, ignore_errors=True)
@@ -410,7 +419,7 @@ def execute(run: Run, out: Path, digest: str, environment: dict[str, str]) -> di
     start = time.monotonic()
     for _ in range(2):
         executed.unlink(missing_ok=True)
-        child = subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, **output)
+        child = subprocess.run(command, cwd=cwd, env=_environment(jobs), stdin=subprocess.DEVNULL, **output)
         if not re.search("Kernel died|Kernel didn't respond", child.stderr):
             break
     record["seconds"] = round(time.monotonic() - start, 1)
@@ -439,10 +448,14 @@ def run_reports(
     jobs: int = 1,
     force: bool = False,
     about: Subject | None = None,
+    client=None,
 ) -> list[dict]:
     """Make the reports of the notebooks in a folder; returns one record per run, in order.
 
-    only, parameters, about: see `plan`, which refuses bad ones before anything runs. jobs: notebooks executed side by side.
+    only, parameters, about: see `plan`, which refuses bad ones before anything runs. jobs: notebooks executed side by side,
+    each in a process of its own, so that this needs no cluster and no Dask.
+    client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They see
+    the same checkout and the same `out`, at the same paths.
     A run that ended well and whose `fingerprint` is unchanged is not repeated, unless `force`.
     A record has name, title, question, parameters, about, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
     and, for a failed run, error: the cell (counted from 1), its first line, and the exception.
@@ -466,12 +479,13 @@ def run_reports(
     if todo and not any(is_index(run) for run, _ in todo):
         todo += [(run, fingerprint(run, shared)) for run in runs if is_index(run)]
     stages = [[t for t in todo if not is_index(t[0])], [t for t in todo if is_index(t[0])]]
-    pool = ThreadPoolExecutor(jobs)  # a thread only waits for its process
+    pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)  # a thread only waits for its process
+    pending = set()
     try:
         # disable=None: no bar in a log file, where the line per run is enough
         with tqdm(total=len(todo), desc="reports", unit="run", disable=None) as bar:
             for stage in stages:
-                pending = {pool.submit(execute, run, out, digest, _environment(jobs)) for run, digest in stage}
+                pending = {pool.submit(execute, run, out, digest, jobs) for run, digest in stage}
                 started = {run.name for run, _ in stage}
                 while pending:
                     finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
@@ -484,7 +498,9 @@ def run_reports(
                         bar.update()
                     bar.set_postfix_str(", ".join(sorted(started)[:jobs]))  # also moves the clock
     finally:
-        pool.shutdown(cancel_futures=True)
+        for future in pending:
+            future.cancel()
+        pool.shutdown()
     write_index(out)
     return [records[run.name] for run in runs]
 

@@ -1,4 +1,5 @@
 import argparse
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         help="set a parameter in the notebooks that have it (repeatable)",
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
+    parser.add_argument("--dask", metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://HOST:8786")
     parser.add_argument("--model", help="a name or file that nibkit.load takes, in place of the bundled model")
     parser.add_argument(
         "--data", metavar="FOLDER", help="a folder with cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv; hf: from the hub"
@@ -51,15 +53,17 @@ def command(parser: argparse.ArgumentParser) -> Run:
         out = Path(args.out) if args.out else root / "reports" / (about.slug if about else "")
         if about and (out.resolve() == root / "reports" or re.match(r"\d\d_", out.name)):
             raise ValueError(f"{out} belongs to the reports of the bundled model; choose another folder with --out")
-        records = run_reports(
-            root / "notebooks",
-            out,
-            only=tuple(args.only),
-            parameters=dict(args.parameters),
-            jobs=args.jobs,
-            force=args.force,
-            about=about,
-        )
+        with _cluster(args.dask) as client:
+            records = run_reports(
+                root / "notebooks",
+                out,
+                only=tuple(args.only),
+                parameters=dict(args.parameters),
+                jobs=args.jobs,
+                force=args.force,
+                about=about,
+                client=client,
+            )
         failed = [record for record in records if record["status"] != "ok"]
         for record in failed:
             print(f"FAILED {record['name']}, {record['error']}", file=sys.stderr)
@@ -67,3 +71,17 @@ def command(parser: argparse.ArgumentParser) -> Run:
         return 1 if failed else 0
 
     return run
+
+
+def _cluster(address: str | None):
+    """The Dask client to use in a `with`, or None. Errors: ValueError."""
+    if not address:
+        return contextlib.nullcontext()
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("--dask needs Dask; install it with: pip install 'nibkit[dask]'") from None
+    try:
+        return Client(address, timeout=10)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--dask {address}: no Dask scheduler answers there ({error}); start one with: dask scheduler") from None
