@@ -103,7 +103,8 @@ def test_appendix_g():
 def test_invariance_and_its_control(scenes, pair):
     nib = lambda clip: nibkit.METHODS["nib"](clip, *pair, layer=9)  # noqa: E731
     original, rewritten = nib(scenes), theory.altered(scenes, theory.rewrite)
-    assert theory.difference(original, nib(theory.as_transformers(scenes))) < 1e-3
+    for twin in (theory.as_transformers(scenes), theory.as_open_clip(scenes)):
+        assert type(twin.model) is not type(scenes.model) and theory.difference(original, nib(twin)) < 1e-3
     assert theory.difference(original, nib(rewritten)) < 1e-3
     weights = [c.model.visual.transformer.resblocks[9].mlp.c_fc.weight for c in (scenes, rewritten)]
     assert not torch.allclose(*weights)
