@@ -20,9 +20,9 @@ def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
     return np.divide(scores - low, high - low, out=np.zeros_like(scores), where=high > low)
 
 
-def upsample(scores: np.ndarray, size: int) -> np.ndarray:
-    """Patch scores (B, rows, columns) -> (B, size, size), bilinear, corners not aligned."""
-    enlarged = F.interpolate(torch.as_tensor(scores)[:, None], (size, size), mode="bilinear", align_corners=False)
+def upsample(scores: np.ndarray, size: int | tuple[int, int]) -> np.ndarray:
+    """Patch scores (B, rows, columns) -> (B, H, W), bilinear, corners not aligned; size: (H, W), or one number for both."""
+    enlarged = F.interpolate(torch.as_tensor(scores)[:, None], size, mode="bilinear", align_corners=False)
     return enlarged[:, 0].numpy()
 
 
@@ -44,9 +44,9 @@ class Attribution:
     def __len__(self):
         return len(self.image)
 
-    def signed_map(self) -> np.ndarray:
-        """The image scores enlarged to the picture, (B, size, size), sign and unit kept."""
-        return upsample(self.image, self.size)
+    def signed_map(self, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """The image scores enlarged to the picture, (B, size, size), or to `shape`, a mask's; sign and unit kept."""
+        return upsample(self.image, shape or self.size)
 
     def heatmap(self) -> np.ndarray:
         """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map becomes 0."""

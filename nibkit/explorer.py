@@ -223,7 +223,7 @@ class Explorer(widgets.HBox):
         bottom, side = (below + 0.03) / height, 3.25  # inches
         left = fig.add_axes((0.03 / width, bottom, side / width, side / height))
         right = fig.add_axes(((side + 0.15) / width, bottom, 1.07 * side / width, side / height))
-        shown, a = plots.as_picture(result.pixels[0]), result.attribution
+        shown, a = self.clip.picture(result.pixels[0]), result.attribution
         scores, unit = a.signed_map()[0], self._unit("patch" if a.image.shape[1:] == self.clip.image.grid else "pixel")
         ends = [f"{end:+.3g}" for end in (scores.min(), scores.max())]
         plots.picture(left, shown)

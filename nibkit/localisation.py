@@ -102,13 +102,6 @@ def mismatched(pairs: Sequence) -> PairDataset:
 # --- one map -----------------------------------------------------------------------------------------------------
 
 
-def seen(mask: np.ndarray) -> np.ndarray:
-    """The part of a mask (H, W) that the model sees: the square in the middle, as CLIP's preprocess cuts it."""
-    side = min(mask.shape)
-    top, left = ((n - side) // 2 for n in mask.shape)
-    return mask[top : top + side, left : left + side]
-
-
 def average_precision(scores: np.ndarray, target: np.ndarray) -> float:
     """Mean precision over the target's pixels when pixels are taken best first, equal scores at once; [0, 1].
 
@@ -169,9 +162,9 @@ def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[s
 # --- a batch -----------------------------------------------------------------------------------------------------
 
 
-def _split(pair) -> tuple[np.ndarray, np.ndarray]:
+def _split(clip, pair) -> tuple[np.ndarray, np.ndarray]:
     """Masks of what the text names and of the other objects, where the model sees; ValueError if none is in sight."""
-    masks = {name: seen(mask) for name, mask in pair.masks.items()}
+    masks = {name: clip.seen(mask) for name, mask in pair.masks.items()}
     named = set(pair.words.values()) & set(masks) or set(masks)
     if not any(masks[name].any() for name in named):
         raise ValueError(f"{pair.id} has no mask with a pixel in the part that the model sees; leave it out")
@@ -192,15 +185,15 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
     ValueError where a pair has no mask, or its target is out of the model's sight.
     """
     inner = slice(clip.text.before, -1)
-    split = once((*pairs, "masks"), lambda: [_split(pair) for pair in pairs])
+    split = once((clip, *pairs, "masks"), lambda: [_split(clip, pair) for pair in pairs])
     cosine = clip.similarity(pixels, ids).tolist()
     rows = []
     for k, (pair, (target, others)) in enumerate(zip(pairs, split)):
-        scores = np.nan_to_num(upsample(a.image[k : k + 1], len(target))[0])
+        scores = np.nan_to_num(upsample(a.image[k : k + 1], target.shape)[0])
         elsewhere = split[(k + len(pairs) // 2) % len(pairs)][0]
         shuffled = dict.fromkeys(IMAGE, np.nan)
         if not np.array_equal(elsewhere, target):
-            shuffled = image_truth(np.nan_to_num(upsample(a.image[k : k + 1], len(elsewhere))[0]), elsewhere)
+            shuffled = image_truth(np.nan_to_num(upsample(a.image[k : k + 1], elsewhere.shape)[0]), elsewhere)
         scored = words(clip, ids[k], np.nan_to_num(a.text[k]))
         spoken = {word.strip(",.").lower() for place, word in enumerate(pair.text.split()) if place in pair.words}
         rows.append(

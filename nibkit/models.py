@@ -17,9 +17,6 @@ from .backends.files import read
 from .paths import bundled
 from .towers import ImageTower, Layer, TextTower
 
-PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics, RGB
-PIXEL_STD = np.float32([0.26862954, 0.26130258, 0.27577711])
-
 NAMES = (
     "scenes",
     *openai_backend.ARCHITECTURES,
@@ -103,6 +100,27 @@ class Clip:
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
         images = [images] if isinstance(images, Image.Image) else images
         return torch.stack([self._transform(i.convert("RGB")) for i in images]).to(self.text.embedding)
+
+    def picture(self, pixels: Tensor) -> np.ndarray:
+        """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""
+        normalize = next(step for step in self._transform.transforms if hasattr(step, "mean"))
+        return np.clip(pixels.cpu().numpy().transpose(1, 2, 0) * np.float32(normalize.std) + np.float32(normalize.mean), 0, 1)
+
+    def seen(self, mask: np.ndarray) -> np.ndarray:
+        """The part of a picture's mask (H, W) that the model sees, at the mask's resolution: cut as `preprocess` cuts the picture.
+
+        CLIP looks at the square in the middle, SigLIP at all of it; a model that pads pictures gets a padded mask. A map that
+        meets the mask is enlarged to what this returns: `Attribution.signed_map(seen.shape)`.
+        """
+        steps = {type(step).__name__ for step in self._transform.transforms}
+        if "CenterCropOrPad" in steps:  # open_clip's, behind a resize of the long side
+            margins = [max(mask.shape) - n for n in mask.shape]
+            return np.pad(mask, [(m // 2, m - m // 2) for m in margins])
+        if "CenterCrop" not in steps:
+            return mask
+        side = min(mask.shape)
+        top, left = ((n - side) // 2 for n in mask.shape)
+        return mask[top : top + side, left : left + side]
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         texts = [texts] if isinstance(texts, str) else texts

@@ -11,9 +11,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from torch import Tensor
-
-from .models import PIXEL_MEAN, PIXEL_STD
 
 SIGNED = "RdBu_r"
 ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig")  # the paper's eight
@@ -31,11 +28,6 @@ UNITS = {  # of a patch's or a word's score; the methods' own docstrings say why
     **dict.fromkeys(("saliency", "grad_eclip", "legrad"), "cosine / attention"),
 }
 sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
-
-
-def as_picture(pixels: Tensor) -> np.ndarray:
-    """Normalised pixels (3, H, W) -> the RGB picture the model saw, (H, W, 3) in [0, 1]."""
-    return np.clip(pixels.cpu().numpy().transpose(1, 2, 0) * PIXEL_STD + PIXEL_MEAN, 0, 1)
 
 
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
 import nibkit
 from nibkit import benchmark, data, localisation, measures
@@ -65,21 +64,6 @@ def test_words(scores, first, rank):
 def test_words_without_a_truth():
     assert np.isnan(list(localisation.text_truth([("a", 1.0), ("tram", 2.0)], {"cat"}).values())).all()
     assert np.isnan(list(localisation.text_truth([("cat", 1.0)], {"cat"}).values())).all()
-
-
-@pytest.mark.parametrize("size", [(300, 224), (224, 341), (96, 96)])
-def test_what_is_seen_is_what_preprocess_keeps(golden_clip, size):
-    """A white square on black, through CLIP's preprocess and through `seen`: the same share, the same middle."""
-    width, height = size
-    mask = np.zeros((height, width), bool)
-    mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = True
-    pixels = golden_clip.preprocess(Image.fromarray(mask.astype(np.uint8) * 255).convert("RGB"))[0, 0]
-    shown = (pixels - pixels.min()) / (pixels.max() - pixels.min()) > 0.5
-    kept = localisation.seen(mask)
-    assert kept.shape == (min(size),) * 2
-    assert kept.mean() == pytest.approx(shown.float().mean().item(), abs=0.01)
-    middle = lambda m: np.argwhere(m).mean(0) / len(m)  # noqa: E731
-    np.testing.assert_allclose(middle(kept), middle(shown.numpy()), atol=0.01)
 
 
 def test_queries_ask_for_every_object():

@@ -1,10 +1,14 @@
 """load: names, files, and the sentences for what cannot be loaded."""
 
+import copy
+
 import golden
 import numpy as np
 import pytest
 import torch
 from clip.model import CLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
 from safetensors.torch import save_file
 
 import nibkit
@@ -65,13 +69,42 @@ def test_tokenize_and_decode(scenes):
 
 
 def test_preprocess_one_or_many(scenes):
-    from PIL import Image
-
     grey = Image.new("L", (300, 200), 128)
     one, two = scenes.preprocess(grey), scenes.preprocess([grey, grey.convert("RGBA")])
     assert one.shape == (1, 3, 224, 224) and two.shape == (2, 3, 224, 224) and one.dtype == torch.float32
     want = (128 / 255 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
     torch.testing.assert_close(two[1, :, 0, 0], want)
+
+
+@pytest.fixture(scope="module", params=["clip", "shortest", "squash", "longest"])
+def looking(request, scenes):
+    """The bundled model behind other eyes: (clip, how it fits pictures into its square)."""
+    if request.param == "clip":
+        return scenes, "shortest"
+    cfg = PreprocessCfg(size=96, mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7), resize_mode=request.param)
+    other = copy.copy(scenes)
+    other._transform = image_transform_v2(cfg, is_train=False)
+    return other, request.param
+
+
+@pytest.mark.parametrize("size", [(300, 224), (224, 341), (96, 96)])
+def test_what_is_seen_of_a_mask_is_what_preprocess_keeps_of_its_picture(looking, size):
+    """A white square on black, through the model's preprocess and through `seen`: the same share, the same middle."""
+    (clip, mode), (width, height) = looking, size
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2, width // 3 : 2 * width // 3] = True
+    shown = clip.picture(clip.preprocess(Image.fromarray(mask).convert("RGB"))[0])[..., 0] > 0.5
+    kept = clip.seen(mask)
+    assert kept.shape == {"shortest": (min(size),) * 2, "longest": (max(size),) * 2, "squash": (height, width)}[mode]
+    assert kept.mean() == pytest.approx(shown.mean(), abs=0.01)
+    middle = lambda m: np.argwhere(m).mean(0) / m.shape  # noqa: E731
+    np.testing.assert_allclose(middle(kept), middle(shown), atol=0.01)
+
+
+def test_a_picture_comes_back_from_its_pixels(looking):
+    clip, _ = looking
+    picture = Image.new("RGB", (120, 120), (200, 100, 50))
+    np.testing.assert_allclose(clip.picture(clip.preprocess(picture)[0])[5, 7], np.array([200, 100, 50]) / 255, atol=1e-6)
 
 
 def test_similarity_is_the_cosine_of_the_embeddings(golden_clip, golden_pair):
@@ -82,8 +115,6 @@ def test_similarity_is_the_cosine_of_the_embeddings(golden_clip, golden_pair):
 
 
 def test_explain_pairs_up(golden_clip):
-    from PIL import Image
-
     picture = Image.new("RGB", (224, 224), "red")
     assert len(nibkit.explain(golden_clip, picture, ["a dog", "a cat"], steps=2)) == 2
     with pytest.raises(ValueError, match="2 pictures and 3 texts do not pair up"):

@@ -120,7 +120,7 @@ def _draw(file: str, clip, photo, found, facts: list[dict]) -> None:
 
     from .. import plots
 
-    picture, maps = plots.as_picture(clip.preprocess(photo)[0]), 1000 * found.signed_map()
+    picture, maps = clip.picture(clip.preprocess(photo)[0]), 1000 * found.signed_map()
     limits = abs(maps).max(), max((abs(score) for fact in facts for _, score in fact["words"]), default=0)
     fig, rows = plt.subplots(
         len(facts), 3, figsize=(11, 3.4 * len(facts)), width_ratios=(3, 3.4, 5), squeeze=False, layout="constrained"

@@ -21,10 +21,11 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..models import PIXEL_MEAN, PIXEL_STD
 from . import world
 
 WIDTH, BLOCKS, CONTEXT, VOCABULARY = 128, 12, 77, 49408
+PIXEL_MEAN = np.float32([0.48145466, 0.4578275, 0.40821073])  # CLIP's own pixel statistics, RGB
+PIXEL_STD = np.float32([0.26862954, 0.26130258, 0.27577711])
 
 
 @dataclass(frozen=True)
