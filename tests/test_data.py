@@ -445,6 +445,22 @@ def test_a_broken_picture_of_the_hub_raises_only_when_opened(tmp_path, monkeypat
             _ = pairs[k].image
 
 
+def test_without_network_the_hubs_cache_is_used_and_nothing_is_waited_for(parquet, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*_, **__):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    data.load(f"hf:{parquet / 'set'},test,image,captions")
+    (parquet / "cache/set").rename(parquet / "cache/someone___set")  # as the hub's someone/set lies there
+    pairs = data.load("hf:someone/set,test,image,captions")
+    assert len(pairs) == 6 and reds(pairs[:2]) == [0, 1]
+    with pytest.raises(data.DataError, match="could not be loaded .*; without network, load it once"):
+        data.load("hf:someone/other,test,image,captions,3")
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
 def test_what_the_hub_cannot_give_is_refused_with_a_way_out(parquet, monkeypatch):
     name = parquet / "set"
     with pytest.raises(data.DataError, match="no column 'photo', only image, label, caption_0"):

@@ -29,58 +29,112 @@ def openai_clip():
     return models.Clip("small", model, openai_backend, openai_backend._transform(64), BPE(), torch.device("cpu"))
 
 
+def shaken(model, seed=1):
+    """Weights far enough from where a wrong order of operations would not show."""
+    torch.manual_seed(seed)
+    for p in model.parameters():
+        p.data = p.data + (0.1 if p.ndim == 1 else 0.02) * torch.randn_like(p)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            buffer.data = buffer + 0.2 * torch.rand_like(buffer)
+    return model
+
+
 def transformers_clip(eos_token_id=2):
-    from transformers import CLIPConfig, CLIPModel
+    import transformers
 
     torch.manual_seed(2)
     vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 3, "image_size": 64}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     ends = {"eos_token_id": eos_token_id, "bos_token_id": 49406}
-    config = CLIPConfig(vision_config={**vision, "patch_size": 16}, text_config={**text, **ends}, projection_dim=24)
-    model = CLIPModel(config)
-    for p in model.parameters():
-        p.data += 0.05 * torch.randn_like(p)
-    return models.Clip(
-        "small", model, transformers_backend, openai_backend._transform(64), BPE(), torch.device("cpu")
-    )
+    config = transformers.CLIPConfig(vision_config={**vision, "patch_size": 16}, text_config={**text, **ends}, projection_dim=24)
+    return on_transformers(shaken(transformers.CLIPModel(config)))
 
 
-def library_embeddings(clip, pixels, ids):
+def siglip(naflex=False):
+    import transformers
+
+    torch.manual_seed(2)
+    vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "patch_size": 16}
+    text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 49408}
+    text |= {"max_position_embeddings": 16, "projection_size": 48, "pad_token_id": 1, "bos_token_id": 49406, "eos_token_id": 49407}
+    if naflex:
+        config = transformers.Siglip2Config(vision_config=vision | {"num_patches": 16}, text_config=text)
+        return on_transformers(shaken(transformers.Siglip2Model(config)))
+    config = transformers.SiglipConfig(vision_config=vision | {"image_size": 64}, text_config=text)
+    return on_transformers(shaken(transformers.SiglipModel(config)))
+
+
+def on_transformers(model):
+    transform = openai_backend._transform(64)
+    return models.Clip(type(model).__name__, model, transformers_backend, transform, BPE(), torch.device("cpu"))
+
+
+def library(clip, pixels, ids):
     """What the library itself computes, with its own padding."""
-    padded = torch.nn.utils.rnn.pad_sequence([torch.nn.functional.pad(i, (0, 77 - len(i))) for i in ids], batch_first=True)
+    model, text = clip.model, clip.text
+    length = getattr(model, "context_length", None) or getattr(getattr(model, "text", None), "context_length", text.context)
+    padded = torch.stack([torch.nn.functional.pad(i, (0, length - len(i)), value=text.pad or 0) for i in ids])
     with torch.no_grad():
-        if isinstance(clip.model, CLIP):
-            return clip.model.encode_image(pixels), clip.model.encode_text(padded)
-        found = clip.model.get_image_features(pixels), clip.model.get_text_features(padded)
-    return tuple(getattr(f, "pooler_output", f) for f in found)  # release 4 returns the tensor itself
+        if hasattr(model, "encode_image"):
+            raw = {"normalize": False} if type(model).__name__ == "CoCa" else {}
+            return model.encode_image(pixels, **raw), model.encode_text(padded, **raw)
+        more = {}
+        if "Siglip2" in type(model).__name__:
+            patches = torch.nn.functional.unfold(pixels, 16, stride=16).mT.unflatten(2, (3, 256)).mT.flatten(2)
+            shapes = torch.tensor([[4, 4]] * len(pixels))
+            more = {"pixel_attention_mask": torch.ones(len(pixels), 16, dtype=torch.int64), "spatial_shapes": shapes}
+            pixels = patches
+        found = model.get_image_features(pixels, **more), model.get_text_features(padded)
+    return [getattr(f, "pooler_output", f) for f in found]  # transformers 4 returns the tensor itself
 
 
-def assert_towers_match(clip, batch):
+def assert_towers_match(clip, texts=TEXTS):
+    """Cut at every layer, all texts at once and each by itself."""
     torch.manual_seed(3)
-    pixels, ids = torch.randn(batch, 3, clip.image.size, clip.image.size), clip.tokenize(TEXTS[:batch])
-    images, texts = library_embeddings(clip, pixels, ids)
-    for tower, inputs, want in ((clip.image, pixels, images), (clip.text, ids, texts)):
+    pixels, ids = torch.randn(len(texts), 3, clip.image.size, clip.image.size), clip.tokenize(texts)
+    close = {"atol": 2e-5, "rtol": 1e-4}
+    for tower, x, want in zip((clip.image, clip.text), (pixels, ids), library(clip, pixels, ids)):
         for layer in range(len(tower.blocks)):
-            got = tower.embed(tower.state(inputs, layer), layer)
-            torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-4, msg=lambda m: f"{tower.name} layer {layer}: {m}")
-    torch.testing.assert_close(clip.embed_image(pixels), images, atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(clip.embed_text(ids), texts, atol=2e-5, rtol=1e-4)
+            got = tower.embed(tower.state(x, layer), layer)
+            torch.testing.assert_close(got, want, **close, msg=lambda m: f"{tower.name} layer {layer}: {m}")
+            alone = torch.cat([tower.embed(tower.state(x[k : k + 1], layer), layer) for k in range(len(texts))])
+            torch.testing.assert_close(alone, want, **close)
+        torch.testing.assert_close(tower.encode(x), want, **close)
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize("build", [openai_clip, transformers_clip, lambda: transformers_clip(49407)])
-def test_every_cut_gives_the_librarys_embedding(build, batch):
-    assert_towers_match(build(), batch)
+TRANSFORMERS = [transformers_clip, lambda: transformers_clip(49407), siglip, lambda: siglip(True)]
 
 
-def test_transformers_4_too():
+@pytest.mark.parametrize("build", [openai_clip, *TRANSFORMERS])
+def test_every_cut_gives_the_librarys_embedding(build):
+    assert_towers_match(build())
+
+
+def check_transformers(folder):
+    """Towers, and folders as `save_pretrained` leaves them, with whichever transformers is imported."""
+    for k, build in enumerate(TRANSFORMERS):
+        clip = build()
+        assert_towers_match(clip)
+        clip.model.save_pretrained(f"{folder}/{k}")
+        again = nibkit.load(f"{folder}/{k}", device="cpu")
+        pixels, ids = torch.randn(1, 3, 64, 64), clip.tokenize("a dog")
+        torch.testing.assert_close(again.embed_image(pixels), clip.embed_image(pixels))
+        torch.testing.assert_close(again.embed_text(ids), clip.embed_text(ids))
+
+
+def test_folders_of_transformers_come_back(tmp_path):
+    check_transformers(tmp_path)
+
+
+def test_transformers_4_too(tmp_path):
     """The same check under the previous major, in a process of its own."""
     old = ROOT / ".venv" / "transformers4"
     if not old.exists():
         pytest.skip("no .venv/transformers4: `make test` puts it there")
     code = (
-        "import transformers, test_towers as t; assert transformers.__version__.startswith('4.'), transformers.__version__\n"
-        "for eos in (2, 49407):\n    for batch in (1, 8): t.assert_towers_match(t.transformers_clip(eos), batch)"
+        "import transformers, test_towers; assert transformers.__version__.startswith('4.'), transformers.__version__\n"
+        f"test_towers.check_transformers({str(tmp_path)!r})"
     )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (old, ROOT, ROOT / "tests")))}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -23,7 +23,8 @@ def absent(what: str, where: str, error: Exception) -> OSError:
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
     return OSError(
         f"{what} are not on this machine and could not be downloaded ({reason}). From a machine with network, bring "
-        f"{where}; or load a file or a folder: nibkit.load('FILE') (`python -m nibkit models` lists the forms)"
+        f"{where}; or load a file or a folder that you have: nibkit.load('FILE'), or --model FILE on the command line "
+        "(`python -m nibkit models` lists the three sources, their forms and their cache folders)"
     )
 
 
@@ -39,13 +40,17 @@ def patience():
 
 
 def ask_hub(repository: str, what: str, where: str) -> None:
-    """One quick question to the hub, or an OSError: its libraries retry for most of a minute before they give up."""
+    """One quick question to the hub, or an OSError: its libraries retry for most of a minute before they give up.
+
+    where: what else could be brought than the repository's folder of the hub's cache.
+    """
     import huggingface_hub
 
     try:
         huggingface_hub.HfApi().model_info(repository, timeout=WAIT)
     except Exception as error:  # each release has another family of them
-        raise absent(what, where, error) from error
+        folder = f"the folder models--{repository.replace('/', '--')} of its cache into {huggingface_hub.constants.HF_HUB_CACHE}"
+        raise absent(what, f"{folder}; or {where}", error) from error
 
 
 def read(path: Path) -> dict[str, Tensor]:

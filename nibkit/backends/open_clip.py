@@ -195,7 +195,7 @@ def of_name(source: str, pretrained: bool):
 
     statistics, quick = {}, False
     if source.startswith("hf-hub:"):
-        ask_hub(source.removeprefix("hf-hub:"), f"open_clip:{source}", "the folder of its files")
+        ask_hub(source.removeprefix("hf-hub:"), f"open_clip:{source}'s files", "a folder of its files, and load that FOLDER")
         architecture = source
     elif Path(source).is_dir():
         architecture, file = f"local-dir:{source}", open_clip.factory._find_checkpoint_in_dir(Path(source))

@@ -145,7 +145,7 @@ def of_name(source: str, pretrained: bool):
             f"the folder {source} has no config.json: it is not a transformers model; save one with model.save_pretrained(FOLDER)"
         )
     if not local and not isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json"), str):
-        where = "the folder that model.save_pretrained(FOLDER) or the hub's page gives, and load hf:FOLDER"
+        where = "a folder of its files, as the hub's page or model.save_pretrained(FOLDER) gives it, and load hf:FOLDER"
         ask_hub(source, f"hf:{source}'s files", where)
     offline = {"local_files_only": True} if local or _complete(huggingface_hub, source) else {}
     config = transformers.AutoConfig.from_pretrained(source, **offline)

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub, by the `datasets` library: fetched once into its cache, or streamed."""
 
+import contextlib
 import functools
 import itertools
 import re
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..backends.files import WAIT
 from . import pictures
 from .pairs import DataError, Pair, PairDataset
 
@@ -64,7 +66,8 @@ def fetch(
             rows = datasets.load_from_disk(name)
             rows = rows[split] if isinstance(rows, datasets.DatasetDict) else rows
         else:
-            rows = datasets.load_dataset(name, split=split, streaming=bool(stream))
+            with contextlib.nullcontext() if folder.exists() else _promptly(name):
+                rows = datasets.load_dataset(name, split=split, streaming=bool(stream))
         if stream and rows.features is None:
             rows = rows._resolve_features()
     except Exception as error:  # the library, its readers and the network raise many kinds
@@ -99,6 +102,25 @@ def fetch(
         read = functools.partial(_read, rows, i, image, label)
         pairs.append(Pair(label, captions[0] if captions else "", read, **several))
     return PairDataset(called, pairs)
+
+
+@contextlib.contextmanager
+def _promptly(name: str):
+    """Where the hub does not answer one question, its cache is looked into at once: the libraries would retry for half a minute."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError
+
+    before = huggingface_hub.constants.HF_HUB_OFFLINE
+    try:
+        huggingface_hub.HfApi().dataset_info(name, timeout=WAIT)
+    except HfHubHTTPError:  # an answer: the library says it better
+        pass
+    except Exception:  # each release has another family of them
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
 def _streamed(rows, n: int, columns: list[str], name: str) -> list[dict]:
