@@ -46,6 +46,11 @@ from .claims import PAPER_ROLE
 BOTH = [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]
 RUNS = {"03_benchmark": BOTH, "04_num_steps": BOTH, "05_target_layer": BOTH, "06_m2ib_beta": BOTH}
 
+# Stands on a page of another model or data, below what it was made with.
+OTHERS = (
+    "The sentences of this notebook were written about the bundled model and drawings. Where they name a finding, it is theirs: "
+    "of what is named above, only the tables and figures below speak."
+)
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -431,7 +436,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     if nb:
         nb = clean(nb)
         if run.about:
-            label = f"> **Made with** {html.escape(run.about)}"
+            label = f"> **Made with** {html.escape(run.about)}.\n>\n> {OTHERS}"
             nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
         nbformat.write(nb, executed)
         _save(out / f"{run.name}.html", _export(nb, title))

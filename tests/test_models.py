@@ -1,8 +1,10 @@
 """load: names, files, and the sentences for what cannot be loaded."""
 
 import copy
+import socket
 
 import golden
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -29,6 +31,32 @@ def test_unknown_name_lists_the_choices():
 def test_missing_folder_says_how_to_make_one(tmp_path):
     with pytest.raises(OSError, match="save one with model.save_pretrained"):
         nibkit.load(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "name, bring",
+    [
+        ("ViT-B/32", r"bring the file ViT-B-32\.pt .* into .*/\.cache/clip;"),
+        ("RN50x4", r"bring the file RN50x4\.pt "),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", r"bring the folder models--laion--CLIP-\S+ of its cache into .*; or its checkpoint file"),
+        ("hf:openai/clip-vit-base-patch32", r"bring the folder models--openai--clip-vit-base-patch32 of its cache into .*; or a folder"),
+        ("open_clip:hf-hub:timm/ViT-B-16-SigLIP", r"bring the folder models--timm--ViT-B-16-SigLIP of its cache "),
+    ],
+)
+def test_without_network_the_error_says_what_to_put_where(name, bring, tmp_path, monkeypatch):
+    """And it comes at once: no library gets to its retries."""
+    tries = []
+
+    def unreachable(*_, **__):
+        tries.append(1)
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(OSError, match=rf"could not be downloaded \(.*\)\. From a machine with network, {bring}.*--model FILE"):
+        nibkit.load(name)
+    assert len(tries) < 3
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

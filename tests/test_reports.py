@@ -410,6 +410,7 @@ def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_pat
     text = " ".join(html.unescape(re.sub("<[^>]+>", "", page)).split())
     label = f"tiny <script>alert(2), weights {weights}"
     assert f"Made with {label}; data: conceptual_captions 3 pairs, rsicd 1 pairs" in text
+    assert reports.OTHERS.split(".")[0] in text  # what the prose says was found on another model
     assert text.count(f"Ours: {label}, on 3 of 3 pairs of conceptual_captions (the paper: 2,000); 5 failures") == 4
     assert "missing.png cannot be read as a picture: No such file" in text and "<script>alert(1)</script> gone" in text
     index = (out / "index.html").read_text(encoding="utf-8")
