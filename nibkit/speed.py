@@ -127,7 +127,8 @@ def measure(
     naive: bool = True,
     budget: float = BUDGET,
 ) -> Iterator[dict]:
-    """One row per method and batch size, then what the metrics cost: what is measured, as soon as it is.
+    """One row per method and batch size, then what the metrics cost, then one pair by all of the paper's methods that are
+    asked for but RISE, as a benchmark takes it: with their metrics, and what they share done once.
 
     methods: label -> (name of METHODS, options). batches: pairs per call. dtype: see `precision`. naive: run the naive loop
     of one pair too, once, where the method has one. budget: seconds of repeating each measurement.
@@ -136,8 +137,9 @@ def measure(
     before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
     error (in half precision: the largest deviation from float32, as a share of the largest score; else 0).
     """
+    batches, slowly = list(batches), {}
     for label, (name, options) in methods.items():
-        slow = _naive_seconds(clip, name, options, dtype) if naive else math.nan
+        slow = slowly[label] = _naive_seconds(clip, name, options, dtype) if naive else math.nan
         for batch in batches:
             data = pairs(clip, batch)
             run = lambda: METHODS[name](clip, *data, **options)  # noqa: B023, E731
@@ -151,6 +153,17 @@ def measure(
             run = lambda: confidence(clip, *data, maps, words)  # noqa: B023, E731
             run()
             yield _row(clip, "metrics of one method", batch, run, dtype, budget, math.nan, 0.0)
+    if len(names := [label for label in methods if label in efficiency.PUBLISHED and label != "rise"]) > 1:
+        data = pairs(clip, 1)
+        run = lambda: _together(clip, data, [methods[name] for name in names])  # noqa: E731
+        yield _row(clip, f"{len(names)} methods, metrics", 1, run, dtype, budget, sum(slowly[n] for n in names), 0.0)
+
+
+def _together(clip, data, methods: list[tuple[str, dict]]) -> None:
+    with shared():
+        for name, options in methods:
+            a = METHODS[name](clip, *data, **options)
+            confidence(clip, *data, a.heatmap(), a.word_scores())
 
 
 class Work(TorchDispatchMode):
@@ -188,7 +201,7 @@ def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
         "method": label,
         "batch": batch,
         "seconds": seconds,
-        "passes": int(result.info.passes.max()) if isinstance(result, Attribution) else 1,
+        "passes": int(result.info.passes.max()) if isinstance(result, Attribution) else math.nan if result is None else 1,
         "gflop": gflop,
         "rate": gflop / seconds / rate,
         "peak_mb": memory,

@@ -1,5 +1,6 @@
 """The bench: what it counts, checks and draws. Nothing here looks at a clock."""
 
+import functools
 import json
 import math
 
@@ -12,6 +13,13 @@ from nibkit import efficiency, speed
 from nibkit.__main__ import main
 
 NIB = {"nib": ("nib", {"steps": 2})}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_matrices():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(speed, "matrix_rate", functools.partial(speed.matrix_rate, size=256))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +53,17 @@ def test_naive_loops_where_there_are_some(rows):
     assert rows["nib", 1]["naive_seconds"] == rows["nib", 3]["naive_seconds"] > 0
     assert rows["nib", 1]["speedup"] == pytest.approx(rows["nib", 1]["naive_seconds"] / rows["nib", 1]["seconds"])
     assert math.isnan(rows["gae", 1]["naive_seconds"]) and math.isnan(rows["gae", 1]["speedup"])
+
+
+def test_methods_of_one_pair_share_work(golden_clip):
+    """The last row: what both need is there once, the metrics of each are not."""
+    methods = NIB | {"chefer": ("chefer", {}), "gae": ("gae", {})}
+    nib, chefer, gae, metrics, both = speed.measure(golden_clip, methods, [1], budget=0)
+    assert (both["method"], both["batch"]) == ("2 methods, metrics", 1) and math.isnan(both["passes"])
+    saved = 0.7 * metrics["gflop"]  # one embedding of the pair, less what the metrics need once: the text without BOS, EOS
+    assert both["gflop"] < nib["gflop"] + chefer["gflop"] + 2 * metrics["gflop"] - saved
+    assert both["gflop"] > nib["gflop"] + 2 * metrics["gflop"]
+    assert both["naive_seconds"] == nib["naive_seconds"] + chefer["naive_seconds"]
 
 
 @pytest.mark.parametrize("name", efficiency.PUBLISHED)
