@@ -91,9 +91,10 @@ def run(
         one that cannot, or has other weights, ends the run with an error that names it. Rows are those of a run without.
 
     Columns: dataset, pair, text, method (the label), those of `measure` (by default the four metrics of
-    `metrics.confidence`, percent points), seconds
-    (per pair, what the method takes by itself: work that methods share is done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a picture that
-    cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before the work.
+    `metrics.confidence`, percent points), seconds (per pair, what the method takes by itself: work that methods share is
+    done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a
+    picture that cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before
+    the work; with a client, RuntimeError.
     """
     if batch < 1 or n_pairs < 0:
         raise ValueError(f"batch={batch} must be at least 1, and n_pairs={n_pairs} at least 0 (all pairs)")
@@ -258,7 +259,8 @@ def _distributed(client, clip, jobs: Iterator[Job]) -> Iterator[list[dict]]:
     try:
         while True:
             room = 2 * max(1, sum(client.nthreads().values())) - len(pending)
-            pending |= {executor.submit(_remote, source, weights, job): job for job in itertools.islice(jobs, max(0, room))}
+            new = itertools.islice(jobs, max(0, room))
+            pending |= {executor.submit(_remote, source, weights, job): job for job in new}
             if not pending:
                 return
             for future in wait(pending, return_when=FIRST_COMPLETED).done:

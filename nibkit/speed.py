@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -60,7 +61,7 @@ def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Te
 
 @contextlib.contextmanager
 def precision(device: torch.device, dtype: str) -> Iterator[None]:
-    """Matrix products in a dtype of DTYPES; the sums, LayerNorms, cosines and scores stay float32. Errors: ValueError."""
+    """Matrix products in a dtype of DTYPES; sums, LayerNorms, cosines and scores stay float32. Errors: ValueError."""
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(DTYPES)}")
     if dtype == "tf32" and device.type != "cuda":
@@ -127,11 +128,11 @@ def measure(
     naive: bool = True,
     budget: float = BUDGET,
 ) -> Iterator[dict]:
-    """One row per method and batch size, then what the metrics cost, then one pair by all of the paper's methods that are
-    asked for but RISE, as a benchmark takes it: with their metrics, and what they share done once.
+    """One row per method and batch size, then what the metrics cost, then one pair by all of the paper's methods that
+    are asked for but RISE, as a benchmark takes it: with their metrics, and what they share done once.
 
-    methods: label -> (name of METHODS, options). batches: pairs per call. dtype: see `precision`. naive: run the naive loop
-    of one pair too, once, where the method has one. budget: seconds of repeating each measurement.
+    methods: label -> (name of METHODS, options). batches: pairs per call. dtype: see `precision`. naive: run the naive
+    loop of one pair too, once, where the method has one. budget: seconds of repeating each measurement.
 
     Keys: method, batch, seconds (per pair), passes, gflop (per pair), rate (share of `matrix_rate`, which is measured
     before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
@@ -197,11 +198,12 @@ def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
         found = []
         memory = peak(lambda: found.append(fastest(run, clip.device, budget)), clip.device)
     gflop, seconds = work.flop / 1e9 / batch, found[0] / batch
+    passes = result.info.passes.max() if isinstance(result, Attribution) else math.nan if result is None else 1
     return {
         "method": label,
         "batch": batch,
         "seconds": seconds,
-        "passes": int(result.info.passes.max()) if isinstance(result, Attribution) else math.nan if result is None else 1,
+        "passes": passes if math.isnan(passes) else int(passes),
         "gflop": gflop,
         "rate": gflop / seconds / rate,
         "peak_mb": memory,
@@ -235,7 +237,7 @@ def _deviation(run: Callable, device: torch.device, dtype: str) -> float:
 
 
 def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -> pd.DataFrame:
-    """Seconds of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds` (all pairs).
+    """Cost of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds`, `gflop` (all pairs).
 
     Pairs: 1, 2, 4 .. `most` with ten steps at the default layer. Steps: 1 .. 20, and layers: all, with one pair.
     """
@@ -246,16 +248,17 @@ def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -
     grid += [("layer", n, 1, {"layer": n}) for n in layers]
     rows = []
     with precision(clip.device, dtype):
-        METHODS["nib"](clip, *pairs(clip, 1))  # first calls are slow
         for of, n, batch, options in grid:
             data = pairs(clip, batch)
             run = lambda: METHODS["nib"](clip, *data, **options)  # noqa: B023, E731
-            rows.append({"of": of, "n": n, "seconds": fastest(run, clip.device, budget)})
+            with Work() as work:
+                run()
+            rows.append({"of": of, "n": n, "seconds": fastest(run, clip.device, budget), "gflop": work.flop / 1e9})
     return pd.DataFrame(rows)
 
 
 def figure(table: pd.DataFrame, title: str) -> Figure:
-    """What `scaling` found: seconds against pairs, steps and layer with straight lines through them, and pairs a second."""
+    """What `scaling` found: seconds against pairs, steps and layer with straight lines, and pairs a second."""
     fig = Figure(figsize=(13, 3.4), layout="constrained")
     axes = fig.subplots(1, 4)
     labels = {"pairs": "pairs in one call", "steps": "steps, one pair", "layer": "layer that is cut, one pair"}
@@ -270,6 +273,7 @@ def figure(table: pd.DataFrame, title: str) -> Figure:
     axes[1].plot(part.n, part.n / part.seconds, "o-", color="C0")
     axes[1].set(xscale="log", xlabel=labels["pairs"], ylabel="pairs per second", ylim=(0, None))
     axes[1].set_xticks(part.n, part.n)
+    axes[3].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[1].minorticks_off()
     fig.suptitle(title)
     return fig

@@ -44,8 +44,8 @@ def client():
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         modules = ["distributed", "nibkit.benchmark", "transformers.models.clip.modeling_clip"]
         distributed.utils.get_mp_context().set_forkserver_preload(modules)
-        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
-        with distributed.LocalCluster(**options, env={"WHERE": "a worker"}) as cluster, distributed.Client(cluster) as client:
+        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "env": {"WHERE": "a worker"}}
+        with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
             yield client
 
 
@@ -73,7 +73,7 @@ def test_the_model_is_held_once(client, golden_clip):
 
 
 def test_a_worker_without_the_data_says_so(client, golden_clip):
-    with pytest.raises(RuntimeError, match=r"worker .*, process \d+ cannot read pair 'noise/1', which can be read here"):
+    with pytest.raises(RuntimeError, match=r"worker .*, process \d+ cannot read pair 'noise/1', which can be read"):
         go(golden_clip, Pairs([Pair(0), Pair(1, here=True)]), client=client)
 
 
@@ -100,7 +100,8 @@ def test_reports_on_a_cluster(client, tmp_path):
 
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    cells = [nbformat.v4.new_markdown_cell("# Who?"), nbformat.v4.new_code_cell("import os; print(os.environ['WHERE'])")]
+    code = "import os; print(os.environ['WHERE'])"
+    cells = [nbformat.v4.new_markdown_cell("# Who?"), nbformat.v4.new_code_cell(code)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "01_who.ipynb")
     [record] = run_reports(folder, tmp_path / "reports", client=client)

@@ -60,7 +60,7 @@ def test_methods_of_one_pair_share_work(golden_clip):
     methods = NIB | {"chefer": ("chefer", {}), "gae": ("gae", {})}
     nib, chefer, gae, metrics, both = speed.measure(golden_clip, methods, [1], budget=0)
     assert (both["method"], both["batch"]) == ("2 methods, metrics", 1) and math.isnan(both["passes"])
-    saved = 0.7 * metrics["gflop"]  # one embedding of the pair, less what the metrics need once: the text without BOS, EOS
+    saved = 0.7 * metrics["gflop"]  # an embedding of the pair, less what metrics need once: a text without BOS, EOS
     assert both["gflop"] < nib["gflop"] + chefer["gflop"] + 2 * metrics["gflop"] - saved
     assert both["gflop"] > nib["gflop"] + 2 * metrics["gflop"]
     assert both["naive_seconds"] == nib["naive_seconds"] + chefer["naive_seconds"]
@@ -125,5 +125,8 @@ def test_the_command(capsys, tmp_path):
         assert main(["bench", "--model", "scenes", "--device", "cpu", *wrong]) == 2
     table = speed.scaling(nibkit.load("scenes", device="cpu"), most=2)
     assert list(table[table.of == "pairs"].n) == [1, 2] and list(table[table.of == "layer"].n) == list(range(12))
+    steps, layers = (table[table.of == of].set_index("n").gflop for of in ("steps", "layer"))
+    np.testing.assert_allclose(steps, steps[1] + (steps[2] - steps[1]) * (steps.index - 1), rtol=1e-5)  # work is linear
+    np.testing.assert_allclose(layers.loc[:10], layers[0] + (layers[1] - layers[0]) * layers.index[:11], rtol=1e-5)
     speed.figure(table, "a title").savefig(file)
     assert file.stat().st_size > 10_000
