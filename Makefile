@@ -7,7 +7,7 @@ OLD := .venv/transformers4
 # The transformers major before the pinned one, and the two packages it wants older; tests put this folder on PYTHONPATH.
 OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 
-.PHONY: help screenshot reports test notebooks badges clean
+.PHONY: help docs screenshot reports test notebooks badges clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -36,6 +36,10 @@ endif
 screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the browser test
 	$(PY) -m pytest -q tests/test_browser.py
 	cp runs/browser/explorer.png reports/explorer.png
+
+docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
+	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(wildcard nibkit/[a-z]* nibkit/data/[a-z]*))) --output-directory build/docs
+	@echo "written: build/docs/index.html"
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
 	rm -rf .venv build dist .pytest_cache *.egg-info

@@ -1,8 +1,18 @@
 """nibkit: the Narrowing Information Bottleneck for CLIP, its baselines and its evidence.
 
-    import nibkit
-    clip = nibkit.load("scenes")
-    a = nibkit.explain(clip, picture, "a dog")     # Attribution: a.image, a.text, a.heatmap(), a.word_scores(), a.info
+>>> import nibkit
+>>> clip = nibkit.load("scenes")
+>>> pair = nibkit.data.load("cat-and-dog")[0]
+>>> nibkit.explain(clip, pair.image, "a cat").image.shape  # an Attribution: .image, .text, .heatmap(), .info
+(1, 7, 7)
+
+- The paper: `nibkit.narrowing` (NIB itself), `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`, `nibkit.related`.
+- Models: `nibkit.models`, `nibkit.towers`, `nibkit.backends`, `nibkit.sharing`.
+- Scores: `nibkit.methods`, `nibkit.attribution`, `nibkit.maps`, `nibkit.interop`, `nibkit.explorer`.
+- Data: `nibkit.data`, `nibkit.scenes`, `nibkit.paths`.
+- Evidence: `nibkit.metrics`, `nibkit.localisation`, `nibkit.perturbation`, `nibkit.sanity`, `nibkit.measures`,
+  `nibkit.benchmark`, `nibkit.ranking`, `nibkit.ablation`, `nibkit.efficiency`, `nibkit.speed`.
+- Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.colab`, `nibkit.commands`.
 """
 
 from collections.abc import Sequence
@@ -25,6 +35,13 @@ def explain(
 
     image: PIL picture(s); text: as many texts. One picture with several texts, or one text with several pictures, is repeated.
     options: the method's own, such as layer=9, steps=10, rule="exact". Errors: ValueError, TypeError.
+
+    >>> clip, pair = load("scenes"), data.load("cat-and-dog")[0]
+    >>> a = explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
+    >>> [len(scores) for scores in a.text]  # BOS, two words, EOS
+    [4, 4]
+    >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0)?
+    [True, True]
     """
     if method not in METHODS:
         raise ValueError(f"method {method!r} is not one of: {', '.join(METHODS)}")

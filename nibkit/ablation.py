@@ -1,5 +1,7 @@
 """The paper's ablations: one method at many settings, beside Tables 3 to 7.
 
+A setting is a method of its own to `nibkit.benchmark`:
+
     rows = benchmark.run(clip, pairs, plan("nib", "steps", [5, 10, 20], rule="riemann"))
     summary = benchmark.summary(by_setting(rows, "steps"), by="steps")
     trend(rows, paper("steps", pairs.name))

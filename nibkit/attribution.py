@@ -14,7 +14,12 @@ from .towers import bytes_of
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
-    """Scale to [0, 1] over `axis`; flat or undefined scores become 0."""
+    """Scale to [0, 1] over `axis`; flat or undefined scores become 0.
+
+    >>> min_max(np.array([[-1.0, 0.0, 3.0], [2.0, 2.0, 2.0]]), axis=1)
+    array([[0.  , 0.25, 1.  ],
+           [0.  , 0.  , 0.  ]])
+    """
     scores = np.nan_to_num(scores)
     low, high = scores.min(axis, keepdims=True), scores.max(axis, keepdims=True)
     return np.divide(scores - low, high - low, out=np.zeros_like(scores), where=high > low)
@@ -34,6 +39,12 @@ class Attribution:
     text: B arrays (len,), one signed score per token, BOS and EOS included.
     info: one row per pair: cost, and what the method reports about itself.
     size: side of the picture, pixels.
+
+    >>> a = Attribution(np.float32([[[0, 1], [-1, 0]]]), [np.float32([0, 2, 1, 0])], size=8)
+    >>> a.signed_map().shape, float(a.signed_map().max()), float(a.heatmap().max())
+    ((1, 8, 8), 1.0, 1.0)
+    >>> a.word_scores()[0].tolist()
+    [0.0, 1.0, 0.5, 0.0]
     """
 
     image: np.ndarray
@@ -104,11 +115,18 @@ def method(function=None, *, attention: bool = False):
 
 
 def as_arrays(scores: list[torch.Tensor]) -> list[np.ndarray]:
+    """Tensors of any float type -> float32 arrays on the CPU."""
     return [s.float().cpu().numpy() for s in scores]
 
 
 def words(clip, ids: torch.Tensor, scores: np.ndarray) -> list[tuple[str, float]]:
-    """One text's words with their scores, for display: BOS and EOS dropped, the pieces of a word joined and added up."""
+    """One text's words with their scores, for display: BOS and EOS dropped, the pieces of a word joined and added up.
+
+    >>> from nibkit.models import load
+    >>> clip = load("scenes")
+    >>> words(clip, clip.tokenize("a skateboarding cat")[0], np.float32([0, 1, 2, 3, 0]))
+    [('a', 1.0), ('skateboarding', 2.0), ('cat', 3.0)]
+    """
     found, pieces = [], clip.decode(ids)
     start_of_word = True
     for piece, score in list(zip(pieces, scores.tolist()))[clip.text.before : -1]:

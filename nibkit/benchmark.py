@@ -1,5 +1,7 @@
 """Dataset x methods -> one tidy row per (pair, method); tables and tests over such rows.
 
+A run is resumed from its file; what is made of it are tables:
+
     rows = run(clip, data.load("scenes-objects"), ["nib", "random"], out="rows.csv")
     style(summary(rows)), compare(rows), style(beside_paper(summary(rows), "scenes-objects"))
 """

@@ -41,12 +41,14 @@ class Bench:
         self._maps: dict[tuple, Attribution] = {}
 
     def explain(self, name: str, n: int | None = None, **options) -> Attribution:
+        """Attribution of the first n pairs (None: all) by METHODS[name], computed once for each set of options."""
         key = (name, n, *sorted(options.items()))
         if key not in self._maps:
             self._maps[key] = METHODS[name](self.clip, self.pixels[:n], self.ids[:n], **options)
         return self._maps[key]
 
     def metrics(self, a: Attribution, **options) -> pd.DataFrame:
+        """The confidence metrics of an Attribution of all pairs, a row each; options as in `metrics.confidence`."""
         return confidence(self.clip, self.pixels, self.ids, a.heatmap(), a.word_scores(), **options)
 
     def words(self, texts: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -54,6 +56,7 @@ class Bench:
         return [text[self.clip.text.before : -1] for text in texts]
 
     def cosine(self, images: Tensor, texts: Tensor) -> np.ndarray:
+        """Cosines (B,) of embeddings (B, E), or of one with many."""
         return F.cosine_similarity(images, texts, dim=-1).cpu().numpy()
 
 
@@ -65,6 +68,7 @@ def _same(one: Iterable[np.ndarray], two: Iterable[np.ndarray]) -> list[float]:
 
 
 def ten_steps(bench: Bench) -> Effects:
+    """The published sum of ten equal steps against the integral that it stands for."""
     published, integral = bench.explain("nib", rule="riemann", steps=10), bench.explain("nib", rule="exact")
     for part in ("image", "text"):
         pairs = zip(getattr(published, part), getattr(integral, part))
@@ -91,6 +95,7 @@ def _texts_against_batches(bench: Bench, size: int) -> list[np.ndarray]:
 
 
 def batch_target(bench: Bench) -> Effects:
+    """Texts explained against the mean of their batch's pictures, against their own picture."""
     own = bench.explain("nib", rule="riemann", steps=10)
     batch, small = (_texts_against_batches(bench, size) for size in (BATCH, 8))
     yield f"Spearman of the words' scores, batch of {BATCH} against the own picture", _same(
@@ -117,6 +122,7 @@ def caption_choice(bench: Bench, captions: int = 5) -> Effects:
 
 
 def text_metric(bench: Bench) -> Effects:
+    """What cutting, reading at the largest id and multiplying the scores of repeated words do to the text metrics."""
     inner = bench.words([i.cpu().numpy() for i in bench.ids])
     a = bench.explain("nib", rule="riemann", steps=10)
     scores = bench.words(a.word_scores())
@@ -136,6 +142,7 @@ def text_metric(bench: Bench) -> Effects:
 
 
 def absolute_drop(bench: Bench) -> Effects:
+    """Confidence drop as a difference of cosines, and relative to the whole pair's, in percent."""
     a, clip = bench.explain("nib", rule="riemann", steps=10), bench.clip
     for column in ("image_drop", "text_drop"):
         for label, relative in (("absolute, points of cosine", False), ("relative to c0, %", True)):
@@ -145,6 +152,7 @@ def absolute_drop(bench: Bench) -> Effects:
 
 
 def mask_cache(bench: Bench) -> Effects:
+    """How far RISE's maps depend on the masks that the published code draws once and for one width."""
     one, two = (bench.explain("rise", bench.few, masks=bench.rise_masks, seed=seed) for seed in (0, 1))
     what = f"Spearman of RISE's maps from two seeds, {bench.rise_masks} masks (from the cache: 1)"
     yield what, _same(one.image, two.image)
@@ -154,6 +162,7 @@ def mask_cache(bench: Bench) -> Effects:
 
 
 def left_behind(bench: Bench) -> Effects:
+    """Hooks left on the model, and flat maps that the published min-max divides 0 by 0."""
     clip = copy.deepcopy(bench.clip)
     with shared():
         for name, method in METHODS.items():
@@ -175,6 +184,7 @@ def hooks(model: torch.nn.Module) -> list[int]:
 
 
 def names(bench: Bench) -> Effects:
+    """Each baseline as the published code has it, against the method of the paper it is named after."""
     for called, defined in (("fastig", "xgrad"), ("chefer", "gae"), ("gradcam", "gradcam_pooled")):
         one, two = bench.explain(called), bench.explain(defined)
         yield f"{called} and {defined}, image: Spearman", _same(one.image, two.image)

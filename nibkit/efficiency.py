@@ -43,9 +43,11 @@ class Side(NamedTuple):
     weights: tuple[Tensor, ...] = ()
 
     def rows(self) -> State:
+        """The inputs' embedding rows (1, T, C)."""
         return self.tower.rows(self.inputs)
 
     def gradients(self, value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """d value / d inputs, as autograd.grad has them; those of `weights` are computed and dropped."""
         return torch.autograd.grad(value, [*inputs, *self.weights], allow_unused=True)[: len(inputs)]
 
 
@@ -56,11 +58,13 @@ def read(tower: Tower, state: State, layer: int = 0) -> Tensor:
 
 
 def embed(tower: Tower, rows: State) -> Tensor:
+    """The embedding (B, E) of embedding rows: every block works on every token."""
     return read(tower, tower.start(rows))
 
 
 @torch.no_grad()
 def embedding(side: Side) -> Tensor:
+    """A side's embedding (1, E), computed anew and without gradients."""
     return embed(side.tower, side.rows())
 
 
@@ -71,6 +75,7 @@ def asking(side: Side, n: int = 1) -> State:
 
 
 def nib(own: Side, other: Side, *, layer: int = 9, steps: int = 10) -> Tensor:
+    """Token scores (1, T): one forward and one backward for each of the `steps` terms of the sum."""
     target, h, scores = embedding(other), own.tower.state(own.inputs, layer), 0
     for k in range(1, steps + 1):
         x = (h.tokens * k / steps).requires_grad_()
@@ -147,15 +152,18 @@ def attended(own: Side, other: Side) -> tuple[Tensor, Tensor]:
 
 
 def chefer(own: Side, other: Side) -> Tensor:
+    """Token scores (1, T), >= 0, of the last block's attention; see nibkit.methods.chefer."""
     p, gradient = attended(own, other)
     return (gradient * p).clamp(min=0).mean(1)
 
 
 def saliency(own: Side, other: Side) -> Tensor:
+    """Token scores (1, T), >= 0, of the last block's attention; see nibkit.methods.saliency."""
     return attended(own, other)[1].abs().mean(1)
 
 
 def fastig(own: Side, other: Side) -> Tensor:
+    """Token scores (1, T) of the last block's attention; see nibkit.methods.fastig."""
     p, gradient = attended(own, other)
     return (gradient * p).mean(1)
 
@@ -229,9 +237,11 @@ class Counted:
         return self._noted(self._block(*inputs))
 
     def at_row(self, *inputs) -> Tensor:
+        """The block's own, noted."""
         return self._noted(self._block.at_row(*inputs))
 
     def from_attention(self, *inputs) -> Tensor:
+        """The block's own, noted."""
         return self._noted(self._block.from_attention(*inputs))
 
     def _noted(self, out: Tensor) -> Tensor:

@@ -293,6 +293,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 
 def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file, at the figure's own size and dpi."""
     buffer = io.BytesIO()
     with rc_context({"savefig.bbox": None}):  # a tight box would draw everything twice
         figure.savefig(buffer, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})

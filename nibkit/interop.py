@@ -27,12 +27,20 @@ class NIB:
     """The Narrowing Information Bottleneck with the calling convention of captum.attr.LayerIntegratedGradients.
 
     clip: from nibkit.load. layer: the state that enters this block is narrowed, in both encoders; see `Clip.layers`.
+
+    >>> import nibkit
+    >>> clip, pair = nibkit.load("scenes"), nibkit.data.load("cat-and-dog")[0]
+    >>> inputs = clip.preprocess(pair.image), clip.tokenize("a cat")
+    >>> (patches, words), deltas = NIB(clip).attribute(inputs, method="exact", return_convergence_delta=True)
+    >>> patches.shape, [len(scores) for scores in words], max(float(delta.abs()) for delta in deltas) < 0.01
+    (torch.Size([1, 50]), [4], True)
     """
 
     def __init__(self, clip: Clip, layer: Layer = None):
         self.clip, self.layer = clip, clip.layers(layer)
 
     def has_convergence_delta(self) -> bool:
+        """True, as Captum asks: `attribute` can return what its scores miss."""
         return True
 
     def attribute(
@@ -80,6 +88,7 @@ class CaptionLogits(torch.nn.Module):
         self.eval()
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Pixels (B, 3, H, W) -> a logit per caption (B, captions)."""
         clip = self.clip
         image = clip.image.embed_rows(clip.image.rows(pixels))
         text = clip.embed_text(self.ids)  # anew at every call: somebody may have changed the weights

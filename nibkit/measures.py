@@ -1,5 +1,7 @@
 """What `benchmark.run` can measure besides the paper's four metrics.
 
+They go together, in one run over the same maps:
+
     everything = measures.together(measures.PROTOCOLS, measures.TRUTH, measures.areas())
     rows = benchmark.run(clip, localisation.queries(pairs), methods, measure=everything)
 """

@@ -79,6 +79,7 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are, and where inputs must be."""
         return self.text.embedding.device
 
     @property
@@ -91,6 +92,9 @@ class Clip:
 
         layer: a number for both, a pair, or None: three quarters up each tower, the paper's 9 of 12 (`Tower.default_layer`).
         Errors: ValueError for a number that a tower does not have.
+
+        >>> load("scenes").layers((3, 4))
+        (3, 4)
         """
         if layer is None:
             return self.image.default_layer, self.text.default_layer
@@ -98,6 +102,7 @@ class Clip:
         return self.image.check_layer(image), self.text.check_layer(text)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
+        """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device."""
         images = [images] if isinstance(images, Image.Image) else images
         return torch.stack([self._transform(i.convert("RGB")) for i in images]).to(self.text.embedding)
 
@@ -123,6 +128,7 @@ class Clip:
         return mask[top : top + side, left : left + side]
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
+        """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
         texts = [texts] if isinstance(texts, str) else texts
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
         for text, i in zip(texts, ids):
@@ -131,7 +137,12 @@ class Clip:
         return ids
 
     def decode(self, ids: Tensor) -> list[str]:
-        """Each id's piece of text, a space behind the pieces that end a word."""
+        """Each id's piece of text, a space behind the pieces that end a word.
+
+        >>> clip = load("scenes")
+        >>> clip.decode(clip.tokenize("a cat")[0])
+        ['<|startoftext|>', 'a ', 'cat ', '<|endoftext|>']
+        """
         return self._tokenizer.pieces(ids.tolist())
 
     def check(self, pixels: Tensor, ids: list[Tensor]) -> None:
@@ -173,7 +184,14 @@ class Clip:
         return self.text.encode(ids)
 
     def similarity(self, images, texts) -> Tensor:
-        """Cosine of each picture with its own text, (B,), in [-1, 1]."""
+        """Cosine of each picture with its own text, (B,), in [-1, 1].
+
+        >>> from nibkit import data
+        >>> photo = data.load("cat-and-dog")[0].image
+        >>> dog, bus = load("scenes").similarity([photo, photo], ["a dog", "a bus"])
+        >>> bool(dog > bus)
+        True
+        """
         return F.cosine_similarity(self.embed_image(images), self.embed_text(texts))
 
 
@@ -199,6 +217,9 @@ def load(
         or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything, not on MPS.
     A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work: ValueError for
     an unknown name or a file that is not weights alone, OSError for weights that are not to be had.
+
+    >>> load("scenes", device="cpu")
+    Clip(scenes: image 224x224, 7x7 patches, 12 blocks of 128; text 12 blocks of 128; on cpu)
     """
     where, name = pick_device(device), str(name)
     if isinstance(dtype, str):

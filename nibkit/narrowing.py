@@ -36,6 +36,7 @@ class Path(NamedTuple):
 
     @property
     def change(self) -> Tensor:
+        """F(Z) - F(0): what the scores are to add up to."""
         return self.opened - self.closed
 
     @property
@@ -105,7 +106,11 @@ def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
 
 
 def riemann(steps: int) -> tuple[Tensor, Tensor]:
-    """The paper's right Riemann sum: lam = k / n, weights 1 / n."""
+    """The paper's right Riemann sum: lam = k / n, weights 1 / n.
+
+    >>> [part.tolist() for part in riemann(4)]
+    [[0.25, 0.5, 0.75, 1.0], [0.25, 0.25, 0.25, 0.25]]
+    """
     return torch.arange(1, steps + 1, dtype=torch.float64) / steps, torch.full((steps,), 1 / steps, dtype=torch.float64)
 
 

@@ -31,6 +31,7 @@ sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "save
 
 
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
+    """An RGB picture (H, W, 3), in [0, 1] or of bytes, without axes."""
     ax.imshow(image)
     ax.set_title(title)
     ax.set_axis_off()

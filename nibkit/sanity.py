@@ -123,6 +123,7 @@ def complexity(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def heat(*maps: np.ndarray, size: int = 224) -> list[np.ndarray]:
+    """Patch maps (rows, columns) -> heat maps (size, size) in [0, 1]."""
     return [min_max(upsample(m[None], size)[0]) for m in maps]
 
 

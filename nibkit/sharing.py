@@ -1,5 +1,7 @@
 """One computation for all methods that explain the same pairs: states, embeddings, the last block's attention.
 
+Inside, nothing is computed twice:
+
     with shared():
         maps = [METHODS[name](clip, pixels, ids) for name in ("nib", "m2ib", "gradcam")]
 """

@@ -31,7 +31,11 @@ UNITS = {"MB": 10**6, "GB": 10**9}
 
 
 def bytes_of(batch_size: str) -> int:
-    """"auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else."""
+    """"auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else.
+
+    >>> bytes_of("1.5GB")
+    1500000000
+    """
     number, unit = ("500", "MB") if batch_size == "auto" else (str(batch_size)[:-2], str(batch_size)[-2:])
     try:
         if (found := int(float(number) * UNITS[unit])) > 0:
@@ -61,6 +65,7 @@ class State(NamedTuple):
         return State(self.tokens.repeat(n, 1, 1), self.readout.repeat(n))
 
     def pick(self, rows) -> "State":
+        """The chosen pairs of the batch: `rows` is what a tensor's first axis takes, a slice or indices."""
         return State(self.tokens[rows], self.readout[rows])
 
 
@@ -145,6 +150,7 @@ class Pool(Block):
         return x + self.mlp(self.norm2(x))
 
     def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
+        """The pooled row itself, (B, C), whatever `row` says: there is no other."""
         return self(x)[:, 0]
 
 
@@ -159,6 +165,7 @@ class Stage:
         return self.apply(x)
 
     def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
+        """The stage's output at one row per sequence, (B, C')."""
         return self(x)[torch.arange(len(x), device=x.device), row]
 
 
@@ -174,6 +181,12 @@ class Tower:
     positions, or token rows without), `start` (rows -> the first block's input) and `head` (readout row (B, C) -> (B, E)).
     Where the embedding is read from is the tower's own affair: a row of the last block (CLS, EOS), or all rows, pooled by
     a `Pool` or a `Stage` that stands last among the blocks.
+
+    >>> from nibkit.models import load
+    >>> tower = load("scenes", device="cpu").text
+    >>> ids = [torch.tensor([49406, 320, 2368, 49407])]  # a cat
+    >>> torch.equal(tower.embed(tower.state(ids, 9), 9), tower.encode(ids))
+    True
     """
 
     name: str  # "image" or "text"
@@ -185,12 +198,15 @@ class Tower:
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
+        """Inputs (pixels, or a list of id tensors) -> embedding rows (B, T, C), before anything else."""
         raise NotImplementedError
 
     def start(self, rows: State) -> State:
+        """Embedding rows -> the state that enters block 0."""
         raise NotImplementedError
 
     def head(self, row: Tensor) -> Tensor:
+        """The last block's readout row (B, C) -> the embedding (B, E), not normalised."""
         raise NotImplementedError
 
     def mask(self, state: State) -> Mask:
@@ -281,6 +297,8 @@ class Tower:
 
 
 class ImageTower(Tower):
+    """An image encoder: normalised pixels (B, 3, size, size) in; tokens are CLS, where there is one, then patches."""
+
     name = "image"
     size: int  # side of the picture the tower takes, pixels
     grid: tuple[int, int]  # patches: rows, columns
@@ -292,6 +310,8 @@ class ImageTower(Tower):
 
 
 class TextTower(Tower):
+    """A text encoder: a list of B 1-D int64 tensors of ids in; tokens are those ids, in order."""
+
     name = "text"
     causal = True
     context: int  # the longest text, tokens

@@ -45,6 +45,8 @@ def _coca_pool(pool) -> Pool:
 
 
 class OpenClipImage(ImageTower):
+    """open_clip's own VisionTransformer: read from CLS, by CoCa's attention pooling, or by a mean."""
+
     def __init__(self, visual):
         self._visual = visual
         self.blocks = [_block(b) for b in visual.transformer.resblocks]
@@ -121,6 +123,8 @@ class TimmImage(ImageTower):
 
 
 class OpenClipText(TextTower):
+    """open_clip's TextTransformer. pool: where it is read ("argmax", "eos", "first", "last"); eos: the id of EOS."""
+
     def __init__(self, text, pool: str, eos: int):
         self._text, self._pool, self._eos = text, pool, eos
         self.causal = text.attn_mask is not None

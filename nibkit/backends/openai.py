@@ -34,6 +34,8 @@ def _block(b) -> Block:
 
 
 class OpenAIImage(ImageTower):
+    """The ViT of OpenAI's `clip`, read from CLS."""
+
     def __init__(self, visual):
         self._visual = visual
         self.blocks = [_block(b) for b in visual.transformer.resblocks]
@@ -97,6 +99,8 @@ class ResNetImage(ImageTower):
 
 
 class OpenAIText(TextTower):
+    """The text transformer of OpenAI's `clip`, read at EOS."""
+
     def __init__(self, model):
         self._model = model
         self.blocks = [_block(b) for b in model.transformer.resblocks]

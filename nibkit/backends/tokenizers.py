@@ -24,6 +24,7 @@ class BPE:
         return [_bpe().encoder["<|startoftext|>"], *_bpe().encode(text), _bpe().encoder["<|endoftext|>"]]
 
     def pieces(self, ids: list[int]) -> list[str]:
+        """A string for each id, a space behind the end of a word."""
         return [_bpe().decoder[i].replace("</w>", " ") for i in ids]
 
 
@@ -40,6 +41,7 @@ class Pretrained:
         return [self._swap.get(i, i) for i in self._tokenizer(self._clean(text))["input_ids"]]
 
     def pieces(self, ids: list[int]) -> list[str]:
+        """A string for each id, a space behind the end of a word, whatever mark the vocabulary has for it."""
         tokens, special = self._tokenizer.convert_ids_to_tokens(ids), self._tokenizer.all_special_tokens
         if any("</w>" in token for token in tokens):  # CLIP's: the mark is on a word's last piece
             return [token.replace("</w>", " ") for token in tokens]
@@ -61,4 +63,5 @@ class Missing:
         raise ValueError(self._why)
 
     def pieces(self, ids: list[int]) -> list[str]:
+        """The ids themselves, each as a word."""
         return [f"{i} " for i in ids]

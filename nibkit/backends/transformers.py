@@ -26,6 +26,8 @@ def _block(layer) -> Block:
 
 
 class HFImage(ImageTower):
+    """The vision model of a CLIPModel, read from CLS."""
+
     def __init__(self, model):
         self._vision, self._projection = model.vision_model, model.visual_projection
         self.blocks = [_block(layer) for layer in self._vision.encoder.layers]
@@ -82,6 +84,8 @@ class SiglipImage(ImageTower):
 
 
 class HFText(TextTower):
+    """The text model of a CLIPModel, read at EOS."""
+
     def __init__(self, model):
         self._text, self._projection = model.text_model, model.text_projection
         self.blocks = [_block(layer) for layer in self._text.encoder.layers]

@@ -1,3 +1,5 @@
+"""`python -m nibkit badges`."""
+
 import argparse
 
 from . import Run

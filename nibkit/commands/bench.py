@@ -1,3 +1,5 @@
+"""`python -m nibkit bench`."""
+
 import argparse
 import json
 import sys

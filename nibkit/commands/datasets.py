@@ -1,3 +1,5 @@
+"""`python -m nibkit datasets`."""
+
 import argparse
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""`python -m nibkit explain`."""
+
 import argparse
 import json
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""`python -m nibkit models`."""
+
 import argparse
 
 from . import Run

@@ -1,3 +1,5 @@
+"""`python -m nibkit notebooks`."""
+
 import argparse
 import sys
 

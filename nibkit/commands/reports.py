@@ -1,3 +1,5 @@
+"""`python -m nibkit reports`."""
+
 import argparse
 import contextlib
 import re

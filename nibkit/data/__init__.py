@@ -31,6 +31,10 @@ def load(name: str | Path) -> PairDataset:
         see `hub.load`.
     Nothing but the list is read. ValueError for a name that is none of these, DataError (a ValueError) for a list that
     cannot be read or names a picture outside its folder; a broken picture shows when it is opened.
+
+    >>> pairs = load("scenes-objects")
+    >>> pairs[0].text, list(pairs[0].masks)
+    ('a photo of a cat', ['cat'])
     """
     if name in BUNDLED:
         return layouts.read(bundled(BUNDLED[name]), name)

@@ -22,13 +22,9 @@ class DataError(ValueError):
 class Pair:
     """One picture and its caption.
 
-    Attributes:
-        id: stable name within all data sets, such as "objects/0000".
-        text: the caption.
-        words: position of a word in `text.split()` -> name of the object it names; {} where that is not known.
-        captions: all captions of the picture where it has several, `text` the first; `PairDataset.resolve` chooses.
-        image: the picture, PIL RGB, read anew at every access; DataError where it cannot be read.
-        masks: object name -> boolean array (H, W), true on the object's visible pixels; {} where there are none.
+    id: stable name within all data sets, such as "objects/0000". text: the caption.
+    words: position of a word in `text.split()` -> name of the object it names; {} where that is not known.
+    captions: all captions of the picture where it has several, `text` the first; `PairDataset.resolve` chooses.
     """
 
     id: str
@@ -40,10 +36,12 @@ class Pair:
 
     @property
     def image(self) -> Image.Image:
+        """PIL RGB, read anew at every access; DataError where it cannot be read."""
         return self.read_image()
 
     @property
     def masks(self) -> dict[str, np.ndarray]:
+        """Object name -> boolean array (H, W), true on its visible pixels; {} where there are none."""
         return self.read_masks()
 
 

@@ -19,6 +19,7 @@ from ..towers import State, Tower, allowed, ragged
 
 
 def last(tower: Tower) -> int:
+    """Index of the tower's last block."""
     return len(tower.blocks) - 1
 
 

@@ -41,6 +41,7 @@ class Noise:
         self.streams = {n: rng.clone_state() for n in set(lengths)}
 
     def draw(self) -> Tensor:
+        """The next e, (B, samples, T, C), zero behind a pair's own length."""
         samples, width = self.shape
         drawn = {n: torch.randn(samples, n, width, generator=rng) for n, rng in self.streams.items()}
         longest = max(self.lengths)

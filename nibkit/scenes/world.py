@@ -55,6 +55,7 @@ class Scene:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The objects' names, in the order they are drawn."""
         return tuple(o.name for o in self.objects)
 
 
@@ -155,6 +156,7 @@ def random_scene(rng: np.random.Generator, n: int = 1, textures: range = range(4
 
 
 def article(name: str) -> str:
+    """The name behind "a" or "an"."""
     return ("an " if name[0] in "aeiou" else "a ") + name
 
 
@@ -183,7 +185,11 @@ def is_true(claims: frozenset[str], scene: Scene) -> bool:
 
 
 def words_of(text: str, names) -> dict[int, str]:
-    """Position of each word (split at spaces) that names one of `names` -> that name."""
+    """Position of each word (split at spaces) that names one of `names` -> that name.
+
+    >>> words_of("a cat, and a dog.", ["cat", "dog"])
+    {1: 'cat', 4: 'dog'}
+    """
     stripped = [w.strip(",.").lower() for w in text.split()]
     return {i: w for i, w in enumerate(stripped) if w in names}
 
@@ -192,5 +198,9 @@ CAT_AND_DOG = Scene("grass", (Placed("cat", 62, 118, 100), Placed("dog", 160, 11
 
 
 def counterpart(scene: Scene, name: str) -> Scene:
-    """The same scene with one object taken away: what a caption naming it should no longer fit."""
+    """The same scene with one object taken away: what a caption naming it should no longer fit.
+
+    >>> counterpart(CAT_AND_DOG, "cat").names
+    ('dog',)
+    """
     return replace(scene, objects=tuple(o for o in scene.objects if o.name != name))
