@@ -3,7 +3,7 @@
 >>> import nibkit
 >>> clip = nibkit.load("scenes")
 >>> pair = nibkit.data.load("cat-and-dog")[0]
->>> nibkit.explain(clip, pair.image, "a cat").image.shape  # an Attribution: .image, .text, .heatmap(), .info
+>>> nibkit.explain(clip, pair.image, "a cat").image.shape  # patch scores; .text has the words'
 (1, 7, 7)
 
 - The paper: `nibkit.narrowing` (NIB itself), `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`, `nibkit.related`.

@@ -12,8 +12,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     so nothing has to be executed again; run it after adding a notebook or a parameter.
 
     examples:
-      python -m nibkit badges                   for the address in pyproject.toml
-      python -m nibkit badges OWNER/REPO        for a fork, or after a move
+
+        python -m nibkit badges                   for the address in pyproject.toml
+        python -m nibkit badges OWNER/REPO        for a fork, or after a move
     """
     parser.add_argument("repository", nargs="?", metavar="OWNER/REPO", help="where the notebooks will be on GitHub")
 

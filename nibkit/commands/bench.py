@@ -17,10 +17,11 @@ def command(parser: argparse.ArgumentParser) -> Run:
     "metrics of one method" is what the four figures of the paper take per map.
 
     examples:
-      python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, two minutes
-      python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
-      python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
-      python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
+
+        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, two minutes
+        python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
+        python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
+        python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
     """
     parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")

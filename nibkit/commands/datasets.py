@@ -12,9 +12,10 @@ def command(parser: argparse.ArgumentParser) -> Run:
     `check` opens every picture and counts every caption's tokens; its exit code is 1 where a pair cannot be scored.
 
     examples:
-      python -m nibkit datasets                                       what nibkit.data.load takes
-      python -m nibkit datasets check /data/cc.csv --out sheet.png    is it complete? what does it look like?
-      python -m nibkit datasets check scenes-objects                  a bundled set; hf:flickr8k fetches one
+
+        python -m nibkit datasets                                       what nibkit.data.load takes
+        python -m nibkit datasets check /data/cc.csv --out sheet.png    is it complete? what does it look like?
+        python -m nibkit datasets check scenes-objects                  a bundled set; hf:flickr8k fetches one
     """
     actions = parser.add_subparsers(metavar="ACTION")
     checking = actions.add_parser("check", help="is a data set complete and fit to be scored?")

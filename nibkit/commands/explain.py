@@ -16,11 +16,12 @@ def command(parser: argparse.ArgumentParser) -> Run:
     match, negative against it. --out draws them; red is for the match, blue against it.
 
     examples:
-      python -m nibkit explain photo.jpg "a dog"                                 scores of the words
-      python -m nibkit explain photo.jpg "a dog" "a cat" --out map.png           and a picture, a row for each text
-      python -m nibkit explain photo.jpg "a dog" --out map.png --boxes           with boxes around what the map marks
-      python -m nibkit explain photo.jpg "a dog" --method m2ib --layer 6         another method, another layer
-      python -m nibkit explain photo.jpg "a dog" --model ViT-B/32 --json -       all scores as JSON, on the screen
+
+        python -m nibkit explain photo.jpg "a dog"                                 scores of the words
+        python -m nibkit explain photo.jpg "a dog" "a cat" --out map.png           and a picture, a row for each text
+        python -m nibkit explain photo.jpg "a dog" --out map.png --boxes           with boxes around what the map marks
+        python -m nibkit explain photo.jpg "a dog" --method m2ib --layer 6         another method, another layer
+        python -m nibkit explain photo.jpg "a dog" --model ViT-B/32 --json -       all scores as JSON, on the screen
 
     The model sees a square picture: a photo is shrunk and cut to it first, and boxes are in pixels of that picture.
     The bundled model, scenes, knows drawn objects only; give real photos to a real CLIP.

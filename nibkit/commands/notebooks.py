@@ -13,8 +13,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     keeps its file as it was.
 
     examples:
-      python -m nibkit notebooks                every notebook
-      python -m nibkit notebooks --only 02      those whose name begins with 02
+
+        python -m nibkit notebooks                every notebook
+        python -m nibkit notebooks --only 02      those whose name begins with 02
     """
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks whose name begins so")
 

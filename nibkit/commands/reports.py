@@ -16,11 +16,12 @@ def command(parser: argparse.ArgumentParser) -> Run:
     go on. A finished run is not repeated unless its notebook, its parameters, nibkit's code or the data changed.
 
     examples:
-      python -m nibkit reports                                   the whole set, what is up to date excepted
-      python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
-      python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
-      python -m nibkit reports --only 03_benchmark-scenes-objects --force
-      python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP and the paper's data sets, into reports/ViT-B-32/
+
+        python -m nibkit reports                                   the whole set, what is up to date excepted
+        python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
+        python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
+        python -m nibkit reports --only 03_benchmark-scenes-objects --force
+        python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP and the paper's data sets, into reports/ViT-B-32/
 
     Parameters are those in a notebook's cell tagged `parameters`. An unknown name or a value of another type is refused
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
