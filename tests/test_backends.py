@@ -8,15 +8,20 @@ import os
 import numpy as np
 import open_clip
 import pytest
+import tokenizers
 import torch
+import transformers
 from clip.model import CLIP
+from PIL import Image
 from test_methods import QUICK
 from test_towers import assert_towers_match, library, shaken, siglip
 from timm.models import register_model
 from timm.models.vision_transformer import VisionTransformer
+from tokenizers import Tokenizer
 
 import nibkit
 from nibkit import theory
+from nibkit.attribution import words
 from nibkit.backends import open_clip as open_clip_backend
 from nibkit.backends import openai as openai_backend
 from nibkit.backends.tokenizers import BPE
@@ -182,8 +187,6 @@ def test_an_open_clip_folder_is_recognised(tmp_path):
     clip = nibkit.load(tmp_path, device="cpu")
     pixels, _ = inputs(clip)
     torch.testing.assert_close(clip.embed_image(pixels), model.encode_image(pixels).detach(), atol=2e-5, rtol=1e-4)
-    from PIL import Image
-
     assert clip.preprocess(Image.new("RGB", (80, 64))).flatten()[0].item() == pytest.approx(-0.5)
 
 
@@ -199,6 +202,41 @@ def test_a_siglip_folder_without_tokenizer(tmp_path, make):
     torch.testing.assert_close(clip.embed_text(ids), want[1], atol=2e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="has no tokenizer files; put the model's tokenizer.json"):
         clip.tokenize("a dog")
+
+
+def unigram():
+    """SigLIP's kind: a mark in front of words, no BOS, EOS behind."""
+    pieces = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁dog", "▁and", "▁cat", "s"]
+    made = Tokenizer(tokenizers.models.Unigram([(piece, -float(k)) for k, piece in enumerate(pieces)], unk_id=2))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return {"tokenizer_object": made, "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+
+
+def wordpiece():
+    """BERT's kind: a mark in front of all pieces but a word's first, CLS and SEP around."""
+    pieces = ["[PAD]", "[SEP]", "[UNK]", "[CLS]", "a", "dog", "and", "cat", "##s"]
+    made = Tokenizer(tokenizers.models.WordPiece({piece: k for k, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    ends = [("[CLS]", 3), ("[SEP]", 1)]
+    made.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+    return {"tokenizer_object": made, "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+
+
+@pytest.mark.parametrize("make, before", [(unigram, 0), (wordpiece, 1)])
+def test_a_folders_own_tokenizer(tmp_path, make, before):
+    """Its ids, its padding, and its pieces put together as words; a word that it does not know is a word too."""
+    siglip().model.save_pretrained(tmp_path)
+    transformers.PreTrainedTokenizerFast(**make()).save_pretrained(tmp_path)
+    clip = nibkit.load(tmp_path, device="cpu")
+    (ids,) = clip.tokenize(["a dogs and совы cats"])
+    pieces = "".join(clip.decode(ids)[before:-1])
+    assert (clip.text.pad, clip.text.before, int(ids[-1])) == (0, before, 1)
+    a = nibkit.explain(clip, Image.new("RGB", (80, 64), "red"), "a dogs and совы cats")
+    found = words(clip, ids, a.text[0])
+    unknown = make()["unk_token"]
+    assert [word for word, _ in found] == ["a", "dogs", "and", unknown, "cats"] and pieces.split() == [word for word, _ in found]
+    assert sum(score for _, score in found) == pytest.approx(a.text[0][before:-1].sum())
 
 
 def same_maps(a, b, tolerance=1e-6):

@@ -42,7 +42,8 @@ class Pretrained:
 
     def pieces(self, ids: list[int]) -> list[str]:
         """A string for each id, a space behind the end of a word, whatever mark the vocabulary has for it."""
-        tokens, special = self._tokenizer.convert_ids_to_tokens(ids), self._tokenizer.all_special_tokens
+        tokens, special = self._tokenizer.convert_ids_to_tokens(ids), {*self._tokenizer.all_special_tokens}
+        special.discard(self._tokenizer.unk_token)  # a word like others
         if any("</w>" in token for token in tokens):  # CLIP's: the mark is on a word's last piece
             return [token.replace("</w>", " ") for token in tokens]
         mark = next((m for m in "▁Ġ" if any(m in token for token in tokens)), None)  # on its first; or ## on all others
