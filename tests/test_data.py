@@ -274,6 +274,10 @@ def test_discover_finds_the_papers_sets_one_folder_down(tmp_path):
         "rsicd": "rs/rsicd.csv",
     }
     assert list(data.discover(tmp_path / "tiny-imagenet-200")) == ["tiny-imagenet"]
+    with pytest.raises(data.DataError, match=r"not a dataset; in it are \S+/cc.csv \(conceptual_captions\), .*: give one of them"):
+        data.load(tmp_path)
+    with pytest.raises(data.DataError, match="give a file in it, or write captions.csv"):
+        data.load(tmp_path / "tiny-imagenet-200")
     write_csv(tmp_path / "more/cc.csv", ["image", "text"])
     with pytest.raises(ValueError, match="could both be conceptual_captions"):
         data.discover(tmp_path)

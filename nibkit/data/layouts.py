@@ -1,5 +1,6 @@
 """Layouts on disk, as people have them. Each is a small function that lists its pairs; no picture is opened."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -47,7 +48,7 @@ def read(path: Path, name: str | None = None) -> PairDataset:
     if path.is_dir():
         lists = [path / file for file in LISTS if (path / file).exists()]
         if not lists:
-            raise DataError(f"{path} holds none of {', '.join(LISTS)}, words.txt: it is not a dataset; give a file in it")
+            raise DataError(f"{path} holds none of {', '.join(LISTS)}, words.txt: it is not a dataset; {_instead(path)}")
         return read(lists[0], name)
     if path.suffix.lower() == ".csv":
         folder_named = path.name in LISTS
@@ -82,6 +83,13 @@ def discover(folder: Path) -> dict[str, Path]:
         wanted = ", ".join(sum(FOUND_BY.values(), ()))
         raise ValueError(f"{folder} and the folders in it hold none of {wanted}; data/README.md says how to get them")
     return found
+
+
+def _instead(folder: Path) -> str:
+    with contextlib.suppress(ValueError):  # there is none
+        if found := [f"{path} ({name})" for name, path in discover(folder).items() if path != folder]:
+            return f"in it are {', '.join(found)}: give one of them"
+    return "give a file in it, or write captions.csv (image, text) into it"
 
 
 # --- the layouts -------------------------------------------------------------------------------------------------
