@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.interpolate import Akima1DInterpolator, PchipInterpolator
+from scipy.interpolate import Akima1DInterpolator, CubicSpline, PchipInterpolator
 from torch import Tensor
 
 from .attribution import Attribution, as_arrays, method
@@ -24,8 +24,8 @@ from .towers import Layer, State, Tower, ragged
 class Path(NamedTuple):
     """What the integration of one batch found, per pair: token scores (B, T), F(Z), F(0), and the gradient passes used.
 
-    error (exact rule): the errors of all intervals added up without cancelling. At least the gap, and a guide to how far
-    a single token may be off; nan where the rule cannot know.
+    error (exact rule): what all intervals lacked before it was shared out, added up without cancelling: a guide to how far a
+    single token may be off; nan where the rule cannot know.
     """
 
     scores: Tensor
@@ -121,31 +121,47 @@ def gauss(steps: int) -> tuple[Tensor, Tensor]:
 
 
 FLAT = 2e-5  # rms of the narrowed readout row below which F is nearly linear: measured, far under LayerNorm's sqrt(eps)
-START, ROUND = 7, 3  # nodes of the first round, and of each further one
+START, ROUND = 7, 2  # nodes of the first round, and of each further one
 LOOSE = 10  # the intervals' errors may add up to this many times the tolerance on their sum
 
 
-def panels(u: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Integrals (n - 1, B, T) of y (n, B, T) over the intervals between the nodes u (n, B).
+def panels(u: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Integrals (n - 1, B, T) of y (n, B, T) over the intervals between the nodes u (n, B), and those (2, n - 1, B, T) of
+    two other interpolants, less the first: how far it may be off, and for which tokens.
 
-    Both are interpolated over the node's number: nodes crowd where y moves, so over the number y is smooth. Modified Akima
-    for y, monotone cubic for u; three Gauss points integrate their product exactly.
+    Modified Akima, beside a cubic spline and straight lines. The curves run over the node's number, as u does by a monotone
+    cubic: nodes crowd where y moves, so over the number y is smooth. Three Gauss points integrate the product exactly.
     """
     number, (x, w) = np.arange(len(u)), np.polynomial.legendre.leggauss(3)
     at = (number[:-1, None] + (x + 1) / 2).ravel()
-    terms = Akima1DInterpolator(number, y, method="makima")(at) * PchipInterpolator(number, u)(at, 1)[..., None]
-    return np.einsum("k,nkbt->nbt", w / 2, terms.reshape(len(u) - 1, 3, *y.shape[1:]))
+    weights = np.repeat(w[None] / 2, len(u) - 1, 0).ravel()[:, None] * PchipInterpolator(number, u)(at, 1)
+    curves = Akima1DInterpolator(number, y, method="makima"), CubicSpline(number, y)
+    first, second = (np.einsum("kb,kbt->kbt", weights, f(at)).reshape(-1, 3, *y.shape[1:]).sum(1) for f in curves)
+    lines = (y[1:] + y[:-1]) / 2 * np.diff(u, axis=0)[..., None]
+    return first, np.stack([second, lines]) - first
+
+
+def settle(parts: np.ndarray, others: np.ndarray, residues: np.ndarray) -> np.ndarray:
+    """`panels` given what their sums over tokens are known to lack, residues (n - 1, B): best linear estimate.
+
+    The error of a panel is modelled as random, with the covariance that the interpolants' disagreement shows, so tokens on
+    which they agree hardly move. The last term lets a residue stand that they cannot explain.
+    """
+    shares = (others * (others + others.sum(-1, keepdims=True))).sum(0)
+    noise = 0.1 * np.square(np.abs(others).sum(-1)).sum(0) + 1e-16
+    return parts + shares * (residues / (noise + shares.sum(-1)))[..., None]
 
 
 def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
     """The integral itself: nodes where F moves, until the scores of each pair add up to F(Z) - F(0).
 
     F bends on a log scale in lam (LayerNorm sees the state only relative to eps and to the blocks' own output), so the
-    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). Every node yields F and its slope, so the error of every
-    interval is known: the integral of the slope less the difference of F. The intervals with the largest errors are halved,
-    all pairs in one batch, until the errors' sum (the gap) is at most tol |F(Z) - F(0)| and the sum of their absolute values
-    (`Path.error`) at most LOOSE times that, or `max_passes` >= 2 gradient passes are spent. Without the second condition
-    errors that happen to cancel would stop it; and `error` bounds what a token is off by, where the gap does not.
+    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). Every node yields F and its slope, so what every interval
+    lacks is known: the difference of F less the integral of the slope. It goes to the tokens whose integrals are in doubt
+    (`settle`), and the intervals that lack most are halved, all pairs in one batch, until the gap is at most
+    tol |F(Z) - F(0)| and what the intervals lacked adds up, without cancelling, to at most LOOSE times that (`Path.error`),
+    or `max_passes` >= 2 gradient passes are spent. The second condition is the one that means something: `settle` closes
+    gaps, and errors may cancel, but `error` is taken before, and bounds what a token is off by, where the gap does not.
     """
     if isinstance(max_passes, bool) or not isinstance(max_passes, int) or max_passes < 2:
         raise ValueError(f"max_passes={max_passes!r} is not a whole number >= 2")
@@ -162,17 +178,18 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
         order = np.argsort(np.concatenate([u, new]), 0)
         joined = (u, new), (values, value), (heights, slope * (lam0[rows] * np.cosh(new))[..., None])
         u, values, heights = (np.concatenate(x)[order, np.arange(len(rows))] for x in joined)
-        parts = panels(u, heights)
-        errors = parts.sum(2) - np.diff(values, axis=0)
-        gap, error = np.abs(errors.sum(0)), np.abs(errors).sum(0)
-        scores[rows], found[:, rows] = parts.sum(0), [values[-1], values[0], np.full(len(rows), len(u)), error]
-        allowed = tol * np.abs(values[-1] - values[0])
+        parts, others = panels(u, heights)
+        residues = np.diff(values, axis=0) - parts.sum(2)
+        error, change = np.abs(residues).sum(0), values[-1] - values[0]
+        scores[rows] = settle(parts, others, residues).sum(0)
+        found[:, rows] = values[-1], values[0], np.full(len(rows), len(u)), error
+        gap, allowed = np.abs(scores[rows].sum(1) - change), tol * np.abs(change)
         more, spare = (gap > allowed) | (error > LOOSE * allowed), min(ROUND, max_passes - len(u))
         if not spare or not more.any():
             break
-        rows, u, values, heights, errors = rows[more], u[:, more], values[:, more], heights[:, more], errors[:, more]
+        rows, u, values, heights, residues = rows[more], u[:, more], values[:, more], heights[:, more], residues[:, more]
         step, moved = np.diff(u, axis=0), np.abs(np.diff(heights, axis=0)).sum(2)  # tokens may move against each other
-        worst = np.argsort(-np.abs(errors) - 0.05 * moved * step, 0)[:spare]
+        worst = np.argsort(-np.abs(residues) - 0.1 * moved * step, 0)[:spare]
         new = np.take_along_axis(u[:-1] + step / 2, worst, 0)
     scores, found = (torch.as_tensor(x, dtype=tokens.dtype).to(device) for x in (scores, found))
     return Path(scores, found[0], found[1], found[2].long().cpu(), found[3])
