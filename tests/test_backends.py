@@ -4,6 +4,7 @@ import copy
 import functools
 import json
 import os
+import re
 
 import numpy as np
 import open_clip
@@ -24,11 +25,13 @@ from nibkit import theory
 from nibkit.attribution import words
 from nibkit.backends import open_clip as open_clip_backend
 from nibkit.backends import openai as openai_backend
+from nibkit.backends import transformers as transformers_backend
 from nibkit.backends.tokenizers import BPE
 from nibkit.models import Clip
 
 CPU = torch.device("cpu")
 VISION = {"image_size": 64, "layers": 3, "width": 128, "head_width": 64, "patch_size": 16}
+RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 4}
 SIGLIP_TEXT = TEXT | {
     "context_length": 12, "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}
@@ -54,7 +57,8 @@ OPEN_CLIP = {
         "text_cfg": SIGLIP_TEXT,
         "custom_text": True,
     },
-    "resnet": {"vision_cfg": {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8}, "text_cfg": TEXT},
+    "resnet": {"vision_cfg": RESNET, "text_cfg": TEXT},
+    "quick resnet": {"vision_cfg": RESNET, "text_cfg": TEXT | {"width": 64, "heads": 1}, "quick_gelu": True},
 }
 
 
@@ -262,10 +266,59 @@ def test_the_same_weights_as_state_dict_archive_and_in_open_clip(layers, archite
     load = functools.partial(nibkit.load, device="cpu", dtype="float64")
     state = load(tmp_path / "state.pt")
     same_maps(state, load(tmp_path / "archive.pt"))
+    same_maps(state, load(f"open_clip:nibkit-{'quick' if layers == 3 else 'quick-resnet'}/{tmp_path}/state.pt"))
     if layers == 3:
-        same_maps(state, load(f"open_clip:nibkit-quick/{tmp_path}/state.pt"))
         theory.as_transformers(state).model.save_pretrained(tmp_path / "hf")
         same_maps(state, load(tmp_path / "hf"))
+
+
+HF_NAMES = {  # timm's and open_clip's names of SigLIP's parts -> transformers'
+    r"visual\.trunk\.pos_embed": "vision_model.embeddings.position_embedding.weight",
+    r"visual\.trunk\.patch_embed\.proj": "vision_model.embeddings.patch_embedding",
+    r"visual\.trunk\.blocks": "vision_model.encoder.layers",
+    r"visual\.trunk\.norm": "vision_model.post_layernorm",
+    r"visual\.trunk\.attn_pool\.latent": "vision_model.head.probe",
+    r"visual\.trunk\.attn_pool\.proj": "vision_model.head.attention.out_proj",
+    r"visual\.trunk\.attn_pool\.norm": "vision_model.head.layernorm",
+    r"visual\.trunk\.attn_pool": "vision_model.head",
+    r"text\.positional_embedding": "text_model.embeddings.position_embedding.weight",
+    r"text\.token_embedding": "text_model.embeddings.token_embedding",
+    r"text\.transformer\.resblocks": "text_model.encoder.layers",
+    r"text\.ln_final": "text_model.final_layer_norm",
+    r"text\.text_projection": "text_model.head",
+    r"\.(norm|ln_)([12])": r".layer_norm\2",
+    r"\.attn\.(out_)?proj\.": ".self_attn.out_proj.",
+    r"\.c_fc": ".fc1",
+    r"\.c_proj": ".fc2",
+}
+
+
+def test_siglip_from_open_clip_to_transformers():
+    """The same weights in both libraries' models: the same maps."""
+    model, state = open_clip_model("siglip"), {}
+    for name, value in model.state_dict().items():
+        if "attn_pool.kv" in name or name == "logit_scale":
+            continue
+        joint = re.search(r"\.(attn\.qkv\.|attn\.in_proj_|attn_pool\.q\.)(weight|bias)$", name)
+        for pattern, new in HF_NAMES.items():
+            name = re.sub(pattern, new, name)
+        if joint and "pool" in joint[1]:
+            kv = model.state_dict()[f"visual.trunk.attn_pool.kv.{joint[2]}"]
+            state[f"vision_model.head.attention.in_proj_{joint[2]}"] = torch.cat([value, kv])
+        elif joint:
+            layer = name[: name.index(".attn.")]
+            state |= {f"{layer}.self_attn.{part}_proj.{joint[2]}": third for part, third in zip("qkv", value.chunk(3))}
+        else:
+            state[name] = value[0] if "vision_model.embeddings.position" in name else value
+    sizes = {"hidden_size": 32, "intermediate_size": 128, "num_attention_heads": 2, "hidden_act": "gelu"}
+    vision = sizes | {"num_hidden_layers": 3, "patch_size": 16, "image_size": 64}
+    text = sizes | {"num_hidden_layers": 4, "vocab_size": 49408, "max_position_embeddings": 12, "projection_size": 32}
+    text |= {"pad_token_id": 0, "bos_token_id": 49406, "eos_token_id": 49407}
+    twin = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    assert (set(missing), unexpected) == ({"logit_scale", "logit_bias"}, [])
+    a = Clip("open_clip", model.double(), open_clip_backend, None, BPE(), CPU)
+    same_maps(a, Clip("transformers", twin.double().eval(), transformers_backend, None, BPE(), CPU))
 
 
 class Bomb:
