@@ -63,9 +63,10 @@ class Clip:
             for tower in (self.image, self.text):
                 tower.forward_only = functools.partial(torch.autocast, self.device.type, dtype)
 
-    def around(self, model) -> "Clip":
-        """The same CLIP around another `model` of the same architecture: other weights, another dtype."""
-        return type(self)(self.name, model, self._backend, self._transform, self._tokenizer, self.device, self.dtype)
+    def around(self, model, dtype: torch.dtype | None = None) -> "Clip":
+        """The same CLIP around a `model` of the same architecture, such as one with other weights. dtype: as in `load`."""
+        parts = self._backend, self._transform, self._tokenizer
+        return type(self)(self.name, model, *parts, self.device, dtype or self.dtype)
 
     def __deepcopy__(self, memo) -> "Clip":
         return self.around(copy.deepcopy(self.model, memo))  # towers look at their model's weights: a copy needs its own

@@ -12,13 +12,13 @@ import inspect
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -60,17 +60,18 @@ def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Te
 
 
 @contextlib.contextmanager
-def precision(device: torch.device, dtype: str) -> Iterator[None]:
-    """Matrix products in a dtype of DTYPES; sums, LayerNorms, cosines and scores stay float32. Errors: ValueError."""
+def precision(clip, dtype: str) -> Iterator:
+    """`clip` in a dtype of DTYPES, the weights shared: bf16 is `nibkit.load(dtype="bfloat16")`, passes that nobody
+    differentiates (NIB's integrand stays float32); tf32 is a setting of all of float32's products. Errors: ValueError.
+    """
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(DTYPES)}")
-    if dtype == "tf32" and device.type != "cuda":
-        raise ValueError(f"dtype='tf32' is a mode of NVIDIA GPUs, and this model is on {device}: take float32 or bf16")
+    if dtype == "tf32" and clip.device.type != "cuda":
+        raise ValueError(f"dtype='tf32' is a mode of NVIDIA GPUs; this model is on {clip.device}: take float32 or bf16")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     try:
-        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16"):
-            yield
+        yield clip.around(clip.model, torch.bfloat16 if dtype == "bf16" else torch.float32)
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -87,14 +88,13 @@ def fastest(run: Callable, device: torch.device, budget: float = BUDGET) -> floa
     return min(times)
 
 
-def matrix_rate(device: torch.device, dtype: str = "float32", budget: float = 0.5, size: int = 2048) -> float:
-    """GFLOP/s of the product of two square matrices, the fastest of some: what this machine can do."""
-    a, b = torch.randn(2, size, size, device=device)
-    with precision(device, dtype):
-        if dtype == "bf16":
-            a, b = a.bfloat16(), b.bfloat16()
+def matrix_rate(clip, dtype: str = "float32", budget: float = 0.5, size: int = 2048) -> float:
+    """GFLOP/s of the product of two square matrices where the model is, the fastest of some: what there is to be had."""
+    with precision(clip, dtype):
+        single = torch.randn(2, size, size, device=clip.device)
+        a, b = single.bfloat16() if dtype == "bf16" else single
         a @ b
-        return 2e-9 * size**3 / fastest(lambda: a @ b, device, budget)
+        return 2e-9 * size**3 / fastest(lambda: a @ b, clip.device, budget)
 
 
 def peak(run: Callable, device: torch.device) -> float:
@@ -138,25 +138,30 @@ def measure(
     before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
     error (in half precision: the largest deviation from float32, as a share of the largest score; else 0).
     """
-    batches, slowly = list(batches), {}
+    with precision(clip, dtype) as clip:
+        yield from _measured(clip, methods, list(batches), dtype, naive, budget)
+
+
+def _measured(clip, methods, batches, dtype, naive, budget) -> Iterator[dict]:
+    slowly = {}
     for label, (name, options) in methods.items():
-        slow = slowly[label] = _naive_seconds(clip, name, options, dtype) if naive else math.nan
+        slow = slowly[label] = _naive_seconds(clip, name, options) if naive else math.nan
         for batch in batches:
             data = pairs(clip, batch)
-            run = lambda: METHODS[name](clip, *data, **options)  # noqa: B023, E731
-            yield _row(clip, label, batch, run, dtype, budget, slow, _deviation(run, clip.device, dtype))
+            run = lambda clip: METHODS[name](clip, *data, **options)  # noqa: B023, E731
+            yield _row(clip, label, batch, run, dtype, budget, slow, _deviation(clip, run, dtype))
     for batch in batches:  # the pair's own embeddings are known, as in a benchmark
         data = pairs(clip, batch)
         side = clip.image.size
         maps = np.linspace(0, 1, side * side, dtype=np.float32).reshape(1, side, side).repeat(batch, 0)
         words = [np.linspace(0, 1, len(i), dtype=np.float32) for i in data[1]]
         with shared():
-            run = lambda: confidence(clip, *data, maps, words)  # noqa: B023, E731
-            run()
+            run = lambda clip: confidence(clip, *data, maps, words)  # noqa: B023, E731
+            run(clip)
             yield _row(clip, "metrics of one method", batch, run, dtype, budget, math.nan, 0.0)
     if len(names := [label for label in methods if label in efficiency.PUBLISHED and label != "rise"]) > 1:
         data = pairs(clip, 1)
-        run = lambda: _together(clip, data, [methods[name] for name in names])  # noqa: E731
+        run = lambda clip: _together(clip, data, [methods[name] for name in names])  # noqa: E731
         yield _row(clip, f"{len(names)} methods, metrics", 1, run, dtype, budget, sum(slowly[n] for n in names), 0.0)
 
 
@@ -191,12 +196,11 @@ ATTENTION_ON_CPU = {  # torch's own table has the GPU's kernels
 
 
 def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
-    with precision(clip.device, dtype):
-        with Work() as work:  # also warms up
-            result = run()
-        rate = matrix_rate(clip.device, dtype, min(budget, 0.5))
-        found = []
-        memory = peak(lambda: found.append(fastest(run, clip.device, budget)), clip.device)
+    with Work() as work:  # also warms up
+        result = run(clip)
+    rate = matrix_rate(clip, dtype, min(budget, 0.5))
+    found = []
+    memory = peak(lambda: found.append(fastest(lambda: run(clip), clip.device, budget)), clip.device)
     gflop, seconds = work.flop / 1e9 / batch, found[0] / batch
     passes = result.info.passes.max() if isinstance(result, Attribution) else math.nan if result is None else 1
     return {
@@ -213,23 +217,21 @@ def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
     }
 
 
-def _naive_seconds(clip, name: str, options: dict, dtype: str) -> float:
+def _naive_seconds(clip, name: str, options: dict) -> float:
     """Seconds for one pair; nan where there is no such loop, or none with these options."""
     loop = efficiency.PUBLISHED.get(name)
     if not loop or not options.keys() <= inspect.signature(loop).parameters.keys():
         return math.nan
     data = pairs(clip, 1)
-    with precision(clip.device, dtype):
-        run = lambda: efficiency.published(clip, name, *data, weights=True, **options)  # noqa: E731
-        return fastest(run, clip.device, 0)
+    return fastest(lambda: efficiency.published(clip, name, *data, weights=True, **options), clip.device, 0)
 
 
-def _deviation(run: Callable, device: torch.device, dtype: str) -> float:
+def _deviation(clip, run: Callable, dtype: str) -> float:
     if dtype == "float32":
         return 0.0
-    want = run().image
-    with precision(device, dtype):
-        got = run().image
+    got = run(clip).image
+    with precision(clip, "float32") as exact:
+        want = run(exact).image
     return float(np.abs(got - want).max() / np.abs(want).max())
 
 
@@ -247,7 +249,7 @@ def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -
     grid += [("steps", n, 1, {"steps": n}) for n in (1, 2, 5, 10, 15, 20)]
     grid += [("layer", n, 1, {"layer": n}) for n in layers]
     rows = []
-    with precision(clip.device, dtype):
+    with precision(clip, dtype) as clip:
         for of, n, batch, options in grid:
             data = pairs(clip, batch)
             run = lambda: METHODS["nib"](clip, *data, **options)  # noqa: B023, E731
@@ -257,23 +259,19 @@ def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -
     return pd.DataFrame(rows)
 
 
-def figure(table: pd.DataFrame, title: str) -> Figure:
-    """What `scaling` found: seconds against pairs, steps and layer with straight lines, and pairs a second."""
-    fig = Figure(figsize=(13, 3.4), layout="constrained")
-    axes = fig.subplots(1, 4)
+def draw(axes: Sequence[Axes], table: pd.DataFrame) -> None:
+    """What `scaling` found, on four axes: seconds against pairs, steps and layer with straight fits; pairs a second."""
     labels = {"pairs": "pairs in one call", "steps": "steps, one pair", "layer": "layer that is cut, one pair"}
-    for ax, (of, label) in zip(axes[[0, 2, 3]], labels.items()):
+    for ax, (of, label) in zip((axes[0], axes[2], axes[3]), labels.items()):
         part = table[table.of == of]
         slope, start = np.polyfit(part.n, part.seconds, 1)
-        ax.plot(part.n, start + slope * part.n, color="0.7", lw=1, label=f"{start:.2f} {slope:+.3f} n")
+        ax.plot(part.n, start + slope * part.n, color="0.7", lw=1, label=f"{start:.3f} {slope:+.4f} n")
         ax.plot(part.n, part.seconds, "o", color="C0")
         ax.set(xlabel=label, ylabel="seconds", ylim=(0, None))
-        ax.legend(frameon=False)
+        ax.legend(frameon=False, loc="lower left" if slope < 0 else "lower right")
     part = table[table.of == "pairs"]
     axes[1].plot(part.n, part.n / part.seconds, "o-", color="C0")
     axes[1].set(xscale="log", xlabel=labels["pairs"], ylabel="pairs per second", ylim=(0, None))
     axes[1].set_xticks(part.n, part.n)
-    axes[3].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[1].minorticks_off()
-    fig.suptitle(title)
-    return fig
+    axes[3].xaxis.set_major_locator(MaxNLocator(integer=True))

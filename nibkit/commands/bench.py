@@ -13,12 +13,14 @@ def command(parser: argparse.ArgumentParser) -> Run:
     Cost depends on an architecture's sizes, so the weights may be random: those of real models need not be there.
     Columns: seconds per pair; passes; GFLOP per pair, counted; rate, the share of the speed at which this machine
     multiplies matrices; peak MB beyond the model; naive, seconds of a loop that takes one step at a time with the
-    gradients of all weights, and how many times faster we are; error, of the scores in half precision. The row
-    "metrics of one method" is what the four figures of the paper take per map.
+    gradients of all weights, and how many times faster we are; error, of the scores in half precision (--dtype bf16
+    is nibkit.load(dtype="bfloat16"): passes without gradients; NIB's integrand stays float32). The row "metrics of one
+    method" is what the four figures of the paper take per map; the last row, "7 methods, metrics", is one pair in a
+    benchmark: the paper's methods but RISE, each with its metrics, what they share done once.
 
     examples:
 
-        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, two minutes
+        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, three minutes
         python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
         python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
         python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
@@ -26,7 +28,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N", help="pairs per call (default 1 8)")
-    parser.add_argument("--dtype", default="float32", help="of the matrix products: float32, tf32 (NVIDIA) or bf16")
+    parser.add_argument("--dtype", default="float32", help="float32, tf32 (NVIDIA) or bf16")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--no-naive", dest="naive", action="store_false", help="leave the naive loops out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
@@ -34,6 +36,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     def run(args: argparse.Namespace) -> int:
         import torch
+        from matplotlib.figure import Figure
 
         from .. import load, speed
         from ..models import NAMES
@@ -44,7 +47,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         clip = load(args.model, device=args.device, pretrained=args.model not in NAMES or args.model == "scenes")
         threads = f", {torch.get_num_threads()} threads" if clip.device.type == "cpu" else ""
         where = f"{clip.name}, {args.dtype}, {clip.device}{threads}"
-        rate = speed.matrix_rate(clip.device, args.dtype)
+        rate = speed.matrix_rate(clip, args.dtype)
         if not args.json:
             print(f"{where}; matrices are multiplied at {rate:.0f} GFLOP/s\n", flush=True)
             print(_line(HEAD), flush=True)
@@ -60,7 +63,10 @@ def command(parser: argparse.ArgumentParser) -> Run:
         if args.figure:
             table = speed.scaling(clip, args.dtype)
             table.to_csv(f"{args.figure}.csv", index=False)
-            speed.figure(table, f"NIB: {where}").savefig(args.figure, dpi=120)
+            figure = Figure(figsize=(13, 3.4), layout="constrained")
+            figure.suptitle(f"NIB: {where}")
+            speed.draw(figure.subplots(1, 4), table)
+            figure.savefig(args.figure, dpi=120)
         return 0
 
     return run
