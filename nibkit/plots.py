@@ -169,8 +169,8 @@ def ranks(ax: Axes, table, title: str = "") -> Axes:
         ax.plot(places, row, marker="o", markersize=4, lw=1.5, color=COLOURS[name], ls="--" if variant else "-")
         taken.setdefault(row.iloc[-1], []).append(method)
     for rank, methods in taken.items():  # equal means share a line of text
-        ax.text(places[-1] + 0.05, rank, ", ".join(methods), va="center", fontsize=8)
+        ax.text(places[-1] + 0.12, rank, ", ".join(methods), va="center", fontsize=8)
     ax.set_xticks(places, [name.replace("_", " ") for name in table.columns], fontsize=8)
-    ax.set(title=title, ylabel="rank", ylim=(len(table) + 0.5, 0.5), xlim=(-0.1, places[-1] + 0.1))
+    ax.set(title=title, ylabel="rank", yticks=[1, len(table)], ylim=(len(table) + 0.5, 0.5), xlim=(-0.1, places[-1] + 0.1))
     ax.grid(False)
     return ax
