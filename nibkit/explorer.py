@@ -83,7 +83,8 @@ class Explorer(widgets.HBox):
         right = widgets.VBox(shown, layout={"flex": "1 1 480px", "min_width": "320px", "overflow": "hidden"})
         super().__init__([left, right], layout={"flex_flow": "row wrap", "grid_gap": "8px 28px"})
         self._quiet = False
-        for control in (*self.controls[1:], self.picture, self.ground, *(c for row in self.slots for c in row.children)):
+        asking = [self.picture, self.text, self.method, self.rule, self.layer, self.text_layer, self.steps, self.view, self.strength]
+        for control in (*asking, self.ground, *(c for row in self.slots for c in row.children)):
             control.observe(self.refresh, "value")
         self.upload.observe(self._take_upload, "value")
         self.refresh()
@@ -104,13 +105,14 @@ class Explorer(widgets.HBox):
             for name, tower in (("Layer", self.clip.image), ("of text", self.clip.text))
         )
         self.steps = make(widgets.IntSlider, "Steps", value=10, min=1, max=50, **late)
-        self.view = make(widgets.ToggleButtons, "Scores", options=["signed", "heat"])
-        self.view.style.button_width = "84px"
+        self.view = widgets.ToggleButtons(options=["signed", "heat"], style={"button_width": "84px"})
         self.strength = make(widgets.FloatSlider, "Overlay", value=0.6, max=1, step=0.05, readout_format=".2f", **late)
         picture = widgets.HBox([self.picture, self.upload])
+        name = widgets.Label("Scores", layout={"width": "64px", "margin": "2px 8px 2px 2px", "justify_content": "flex-end"})
+        view = widgets.HBox([name, self.view])  # its own description would stand above the buttons
         one_layer = self.layer.max == self.text_layer.max
         layers = [self.layer] if one_layer else [self.layer, self.text_layer]
-        self.controls = [picture, self.text, self.method, self.rule, *layers, self.steps, self.view, self.strength]
+        self.controls = [picture, self.text, self.method, self.rule, *layers, self.steps, view, self.strength]
 
         grounds = {said: name for name, said in world.GROUNDS.items()}
         self.ground = make(widgets.Dropdown, "Ground", options=grounds, value=world.CAT_AND_DOG.ground)
@@ -181,6 +183,9 @@ class Explorer(widgets.HBox):
             control.disabled = name not in takes
         self.text_layer.disabled = self.layer.disabled
         self.steps.disabled |= not self.rule.disabled and self.rule.value == "exact"
+        for name, *sliders in (row.children for row in self.slots):
+            for slider in sliders:
+                slider.disabled = name.value == NOTHING
         self.editor.layout.display = "" if self.picture.value == DRAWN else "none"
         with self._reporting():
             result = self.result()
