@@ -6,7 +6,7 @@ examples:
   python -m nibkit reports                 make every report that is not up to date
   python -m nibkit reports --help          what a command does, with more examples
 
-Exit codes: 0 done, 1 something failed while running, 2 the command or its input was refused; nothing was run.
+Exit codes: 0 done, 1 something failed while running, 2 the command or its input was refused: nothing was run; 130 interrupted.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, FileNotFoundError) as error:  # bad input, refused with a sentence
+    except (ValueError, FileNotFoundError, ImportError) as error:  # bad input or no such extra, refused with a sentence
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -197,9 +197,13 @@ class Clip:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto": CUDA if there is one, else Apple's MPS, else the CPU."""
+    """"auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:  # torch's own reason may be many lines
+            why = str(error).strip().splitlines()[0]
+            raise ValueError(f"device={device!r} cannot be used here ({why[:200]}); take 'cpu', or 'auto'") from error
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 

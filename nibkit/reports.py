@@ -31,16 +31,20 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import quote
 
-import jinja2
-import nbclient
-import nbconvert
-import nbformat
-import papermill
-import yaml
 from PIL import Image
 from tqdm import tqdm
 
 from .claims import PAPER_ROLE
+
+try:
+    import jinja2
+    import nbclient
+    import nbconvert
+    import nbformat
+    import papermill
+    import yaml
+except ImportError as error:
+    raise ImportError(f"notebooks are run by papermill, and {error.name} is missing: pip install 'nibkit[reports]'") from error
 
 # The report set: notebook -> the parameters of each of its runs. A notebook that is not here runs once, as it is.
 BOTH = [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]

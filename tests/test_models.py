@@ -154,6 +154,9 @@ def test_explain_pairs_up(golden_clip):
 def test_pick_device():
     assert models.pick_device("cpu").type == "cpu"
     assert models.pick_device("auto").type in ("cpu", "cuda", "mps")
+    for device in ("toaster", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device='{device}' cannot be used here .*; take 'cpu', or 'auto'"):
+            models.pick_device(device)
 
 
 def test_the_command_says_what_loads_and_what_is_here(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from PIL import Image
 from nibkit import __main__ as cli
 from nibkit import load, reports
 from nibkit.benchmark import checksum
+from nibkit.commands import NAMES
 from nibkit.reports import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
 
 PARAMETERS = """n: int = 3  # rows
@@ -335,12 +336,20 @@ def test_command_line(checkout, monkeypatch, capsys):
     assert (given["jobs"], str(given["out"]), given["force"]) == (2, "x", True)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["reports", "--help"], ["notebooks", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in NAMES)])
 def test_help_teaches_with_examples(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
-    assert "examples:\n  python -m nibkit " in capsys.readouterr().out
+    assert re.search(r"\nexamples:\s+python -m nibkit ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", ["reports", "notebooks", "badges"])
+def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    monkeypatch.delitem(sys.modules, "nibkit.reports")
+    assert cli.main([command]) == 2
+    assert capsys.readouterr().err.endswith("papermill is missing: pip install 'nibkit[reports]'\n")
 
 
 def test_thumbnails_are_small_pictures(tmp_path):

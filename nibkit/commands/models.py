@@ -20,6 +20,11 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     Nothing is downloaded. A model's first use downloads it through its own library; on a machine without network, bring
     the file or the cache folder named here from one that has it.
+
+    examples:
+
+        python -m nibkit models                                        names, files and folders that --model takes
+        python -m nibkit explain photo.jpg "a dog" --model ViT-B/32    a first use, which downloads
     """
 
     def run(args: argparse.Namespace) -> int:
