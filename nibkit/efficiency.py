@@ -23,7 +23,7 @@ from .attribution import Attribution, as_arrays
 from .methods import METHODS
 from .methods.rise import cell, image_masks, last_place, word_masks
 from .plots import COLOURS
-from .towers import State, Tower
+from .towers import State, Tower, ragged
 
 IMPLEMENTATIONS = ("published", "nibkit")
 
@@ -112,9 +112,10 @@ def rise(
     """The target is the evaluation's embedding; the masks are those of nibkit.methods.rise, seed 0, grid 8."""
     rng, grid, tower, rows = np.random.RandomState(0), 8, own.tower, own.rows()
     if tower.name == "text":
-        n, length = text_masks, rows.tokens.shape[1]
-        drawn = word_masks(rng, n, length, probability, grid, tower.width)
-        shown = drawn[:, last_place(own.inputs[0][:length].cpu())]
+        n, ids, length = text_masks, own.inputs[0].cpu(), rows.tokens.shape[1]
+        drawn = word_masks(rng, n, min(length, len(ids)), probability, grid, tower.width)
+        padding = (0, length - drawn.shape[1])  # which SigLIP sees: never hidden
+        drawn, shown = F.pad(drawn, padding), F.pad(drawn[:, last_place(ids[:length])], padding, value=1.0)
     else:
         n, size = masks, tower.size
         opened, shift = rng.rand(n, grid, grid) < probability, rng.randint(0, cell(size, grid), (n, 2))
@@ -176,6 +177,7 @@ def mfaba(own: Side, other: Side, *, steps: int = 10, step_size: float = 0.01) -
         (gradient,) = own.gradients(F.cosine_similarity(embed(own.tower, State(h, readout)), target), h)
         if own.tower.name == "text":  # a token that occurs twice pools its gradients
             ids = own.inputs[0][: h.shape[1]]
+            ids = torch.cat([ids, -torch.arange(1, h.shape[1] - len(ids) + 1).to(ids)])  # padding: each by itself
             gradient = (ids[:, None] == ids).to(gradient) @ gradient
         moved = h.detach() - step_size * gradient.sign()
         scores = scores - ((moved - h.detach()) * gradient).sum(-1)
@@ -197,7 +199,7 @@ def _explained(name: str, image: Side, text: Side, options: dict) -> Attribution
     scores, words = PUBLISHED[name](image, text, **options), PUBLISHED[name](text, image, **options)
     if scores.ndim == 2:  # per token; rise scores pixels
         scores = image.tower.patches(scores)
-    return Attribution(scores.float().cpu().numpy(), as_arrays(words), image.tower.size, pd.DataFrame(index=[0]))
+    return Attribution(scores.float().cpu().numpy(), as_arrays(ragged(words, text.inputs)), image.tower.size, pd.DataFrame(index=[0]))
 
 
 def published(clip, name: str, pixels: Tensor, ids: list[Tensor], weights: bool = False, **options) -> Attribution:

@@ -5,6 +5,8 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from test_towers import siglip
 
 import nibkit
 from nibkit import efficiency
@@ -22,11 +24,22 @@ def calls(golden_clip):
 
 @pytest.mark.parametrize("name", efficiency.PUBLISHED)
 def test_the_counted_loops_compute_the_methods(name, golden_clip, golden_pair):
-    pixels, ids = (part[1:3] for part in golden_pair)
-    options = QUICK.get(name, {})
-    want = nibkit.METHODS[name](golden_clip, pixels, ids, protocol="paper", **options)
+    assert_same(golden_clip, name, *(part[1:3] for part in golden_pair), **QUICK.get(name, {}))
+
+
+@pytest.mark.parametrize("name", efficiency.PUBLISHED)
+def test_on_siglip_too(name):
+    """No CLS, and texts whose padding the model sees."""
+    clip = siglip()
+    clip, options = clip.around(clip.model.double()), {"layer": 0} if name in ("nib", "m2ib", "gradcam") else QUICK.get(name, {})
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert_same(clip, name, pixels.double(), clip.tokenize(["a dog and a cat", "owl"]), **options)
+
+
+def assert_same(clip, name, pixels, ids, **options):
+    want = nibkit.METHODS[name](clip, pixels, ids, protocol="paper", **options)
     for k in range(2):
-        got = efficiency.published(golden_clip, name, pixels[k : k + 1], ids[k : k + 1], **options)
+        got = efficiency.published(clip, name, pixels[k : k + 1], ids[k : k + 1], **options)
         for a, b in ((got.image[0], want.image[k]), (got.text[0], want.text[k])):
             assert a.shape == b.shape
             np.testing.assert_allclose(a, b, rtol=0, atol=2e-4 * np.abs(b).max())
