@@ -161,7 +161,9 @@ def narrowed(z: Tensor, lam: float) -> Tensor:
 
 
 def altered(clip: Clip, change: Callable[[torch.nn.Module], object]) -> Clip:
-    """A second Clip on a copy of the (OpenAI) model that `change` has worked on in place."""
+    """A second Clip on a copy of the model that `change` has worked on in place; ValueError where it is no ViT of OpenAI's."""
+    if clip._backend is not openai or clip.image.unattended:
+        raise ValueError(f"{clip.name} is not a ViT in the format of OpenAI's clip, which is what the theory is shown on; load one")
     model = copy.deepcopy(clip.model)
     change(model)
     return Clip(f"{clip.name}, altered", model, openai, clip._transform, clip._tokenizer, clip.device)

@@ -118,6 +118,11 @@ def test_altered_leaves_the_original_alone(scenes, pair):
     assert torch.equal(before, scenes.embed_image(pair[0])) and before.abs().max() > 0
 
 
+def test_only_openais_vit_is_taken_apart(golden_clip):
+    with pytest.raises(ValueError, match="is not a ViT in the format of OpenAI's clip"):
+        theory.altered(golden_clip, torch.nn.Module.double)
+
+
 def test_transformers_twin_embeds_the_same(scenes, pair):
     twin = theory.as_transformers(scenes)
     for ours, theirs in [
