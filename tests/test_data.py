@@ -417,6 +417,17 @@ def test_a_set_of_the_hub_by_name_split_and_columns(parquet, folder, stream):
     assert reds([pickle.loads(pickle.dumps(pairs[2]))]) == [2]
 
 
+@pytest.mark.parametrize("stream", ["", ",2"])
+def test_an_imagefolder_as_the_library_reads_it(tmp_path, monkeypatch, stream):
+    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for k in range(3):
+        picture(tmp_path / f"set/train/{k}.png", 50 * k)
+    write_csv(tmp_path / "set/train/metadata.csv", ["file_name", "text"], *([f"{k}.png", f"caption {k}"] for k in range(3)))
+    pairs = data.load(f"hf:{tmp_path / 'set'},train,image,text{stream}")
+    assert [p.text for p in pairs] == [f"caption {k}" for k in range(len(pairs))] and len(pairs) == (2 if stream else 3)
+    assert reds(pairs) == [0, 50, 100][: len(pairs)]
+
+
 def test_captions_in_columns_in_lists_and_from_classes(parquet):
     name = str(parquet / "set")
     assert data.load(f"hf:{name},test,image,caption_1+caption_0")[1].captions == ("row 1, caption 1", "row 1, caption 0")
