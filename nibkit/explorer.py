@@ -1,8 +1,8 @@
 """Ask one picture with sliders: `nibkit.explore(clip, image, text)`.
 
 A panel of core ipywidgets around `nibkit.explain`. Moving a slider costs the blocks above the layer and one drawing: the states
-of all layers come from one forward pass (`sharing.Memo`), and results that were seen before are kept. What goes wrong is said in
-a sentence in the panel. `python -m nibkit.explorer` measures how long each move takes.
+of all layers come from one forward pass (`sharing.Memo`), and results that were seen before are kept. What would take longer than
+PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong is said in a sentence in the panel. `python -m nibkit.explorer` measures how long each move takes.
 """
 
 import argparse
@@ -41,6 +41,7 @@ EXAMPLES = 6  # bundled pictures in the list
 SLOTS = (*world.CAT_AND_DOG.objects, world.Placed("tree", 112, 48, 70))  # the editor's objects; the third starts empty
 NOTHING = "nothing"
 LINE = 66  # letters of a figure's line of words
+PATIENCE = 1.0  # seconds: what would take longer is sketched first, in fewer steps
 KNOWN = 2000  # states and the like that are kept of one picture and its texts
 
 STYLE = """<style>
@@ -51,6 +52,7 @@ STYLE = """<style>
 .nibkit-facts td, .nibkit-facts th { padding: 1px 18px 1px 0; text-align: left; font-weight: normal; }
 .nibkit-facts th { opacity: .65; }
 .nibkit-busy { opacity: .35; transition: opacity .2s .4s; }
+.nibkit-note { opacity: .65; padding: 2px 0; font-size: 13px; }
 .nibkit-error { border-left: 4px solid #c0392b; background: #c0392b1a; padding: 6px 12px; font-size: 14px; line-height: 1.4; }
 </style>"""
 
@@ -83,6 +85,8 @@ class Explorer(widgets.HBox):
         right = widgets.VBox(shown, layout={"flex": "1 1 480px", "min_width": "320px", "overflow": "hidden"})
         super().__init__([left, right], layout={"flex_flow": "row wrap", "grid_gap": "8px 28px"})
         self._quiet = False
+        self._answered: set[tuple] = set()
+        self._pace = 0.0  # seconds of a step through one block, of NIB's last answer; 0: not known
         asking = [self.picture, self.text, self.method, self.rule, self.layer, self.text_layer, self.steps, self.view, self.strength]
         for control in (*asking, self.ground, *(c for row in self.slots for c in row.children)):
             control.observe(self.refresh, "value")
@@ -141,6 +145,10 @@ class Explorer(widgets.HBox):
 
     def result(self) -> Result:
         """The answer to what the controls say; ValueError with a sentence where there is none."""
+        return self._result(*self._question())
+
+    def _question(self) -> tuple:
+        """What the controls say: picture, text, method and its options."""
         text = " ".join(self.text.value.split())
         if not text:
             raise ValueError("The text is empty: type what the picture may show, such as “a cat”, and press Enter.")
@@ -148,7 +156,20 @@ class Explorer(widgets.HBox):
         options = {name: control.value for name, control in self._options().items() if not control.disabled}
         if "layer" in options and self.text_layer in self.controls:
             options["layer"] = self.layer.value, self.text_layer.value
-        return self._result(picture, text, self.method.value, tuple(options.items()))
+        return picture, text, self.method.value, tuple(options.items())
+
+    def _sketch(self, question: tuple) -> tuple | None:
+        """The same question in as few steps of NIB's sum as PATIENCE allows; None where all of them fit, or it was answered."""
+        *others, options = question
+        options = dict(options)
+        if question in self._answered or not self._pace or options.get("rule") not in ("riemann", "gauss"):
+            return None
+        fit = PATIENCE / (self._pace * self._blocks())
+        return (*others, tuple((options | {"steps": max(1, int(fit))}).items())) if fit < options["steps"] > 1 else None
+
+    def _blocks(self) -> float:
+        """Blocks of the image tower that a step takes, most of the pair's work; the last runs for its readout row alone."""
+        return self.layer.max - self.layer.value + 0.3
 
     def _options(self) -> dict[str, widgets.Widget]:
         return {"rule": self.rule, "layer": self.layer, "steps": self.steps}
@@ -188,9 +209,22 @@ class Explorer(widgets.HBox):
                 slider.disabled = name.value == NOTHING
         self.editor.layout.display = "" if self.picture.value == DRAWN else "none"
         with self._reporting():
-            result = self.result()
-            self.map.value = png(self._draw(result))
-            self.words.value, self.facts.value = self._words(result), table(self._facts(result))
+            question = self._question()
+            if sketch := self._sketch(question):
+                self._show(self._result(*sketch))
+                self.map.remove_class("nibkit-busy")
+                few, steps = (dict(options)["steps"] for *_, options in (sketch, question))
+                self.message.value = f'<div class="nibkit-note">A sketch in {few} of {steps} steps; the whole answer follows.</div>'
+            result = self._result(*question)
+            self._show(result)
+            if "rule" in dict(question[-1]) and question not in self._answered:
+                info = result.attribution.info.iloc[0]
+                self._pace = info.seconds / (info.passes * self._blocks())
+            self._answered.add(question)
+
+    def _show(self, result: Result) -> None:
+        self.map.value = png(self._draw(result))
+        self.words.value, self.facts.value = self._words(result), table(self._facts(result))
 
     @contextmanager
     def _reporting(self) -> Iterator[None]:
@@ -310,26 +344,37 @@ def measure(clip) -> None:
     pair = data.load("cat-and-dog")[0]
     panel = Explorer(clip, pair.image, pair.text)
 
-    def timed(move) -> float:
+    drawn = []
+    panel.map.observe(lambda change: drawn.append(time.perf_counter()), "value")
+
+    def timed(move) -> tuple[float, float]:
+        """Until the first picture, which may be a sketch, and until the whole answer."""
+        drawn.clear()
         started = time.perf_counter()
         move()
+        ended = time.perf_counter()
         if panel.message.value:
             raise RuntimeError(panel.message.value)
-        return 1000 * (time.perf_counter() - started)
+        return 1000 * ((drawn or [ended])[0] - started), 1000 * (ended - started)
 
-    def report(name: str, times: list[float]) -> None:
-        print(f"{name:<36}{statistics.median(times):>10.0f}{max(times):>10.0f}")
+    def forget() -> None:
+        panel._result.cache_clear()
+        panel._answered.clear()
+
+    def report(name: str, times: list[tuple[float, float]]) -> None:
+        first, whole = zip(*times)
+        print(f"{name:<36}{statistics.median(first):>10.0f}{max(first):>10.0f}{max(whole):>10.0f}")
 
     fresh, kept, again = [], [], []
     for layer in range(panel.layer.max, -1, -1):
-        panel._result.cache_clear()
+        forget()
         panel._picture.cache_clear()
         fresh.append(timed(lambda: setattr(panel.layer, "value", layer) if panel.layer.value != layer else panel.refresh()))
-        panel._result.cache_clear()
+        forget()
         kept.append(timed(panel.refresh))
         again.append(timed(panel.refresh))
-    print(f"{clip.name} on {clip.device}, {torch.get_num_threads()} threads: ms from a move to its picture")
-    print(f"{'move':<36}{'median':>10}{'slowest':>10}")
+    print(f"{clip.name} on {clip.device}, {torch.get_num_threads()} threads: ms from a move to its picture, and to the whole answer")
+    print(f"{'move':<36}{'median':>10}{'slowest':>10}{'whole':>10}")
     report(f"layer, each of 0..{panel.layer.max}", kept)
     report("  the same, no state kept", fresh)
     report("  the same, seen before", again)
@@ -343,7 +388,7 @@ def measure(clip) -> None:
         report(control.description.lower(), [timed(lambda: setattr(control, "value", value)) for value in values])
         if control is panel.steps:
             control.value = 10
-    ratios = [statistics.median(a / b for a, b in zip(times, fresh)) for times in (kept, again)]
+    ratios = [statistics.median(a / b for (_, a), (_, b) in zip(times, fresh)) for times in (kept, again)]
     print(f"of the time without what is kept: {ratios[0]:.2f} with the states, {ratios[1]:.2f} with the result")
 
 
