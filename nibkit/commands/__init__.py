@@ -7,4 +7,4 @@ import argparse
 from collections.abc import Callable
 
 Run = Callable[[argparse.Namespace], int]  # parsed arguments -> exit code
-NAMES = ("explain", "reports", "notebooks", "datasets", "badges", "bench", "models")
+NAMES = ("explain", "reports", "notebooks", "datasets", "badges", "bench", "models", "convergence")
