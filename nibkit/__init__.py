@@ -6,7 +6,8 @@
 >>> nibkit.explain(clip, pair.image, "a cat").image.shape  # patch scores; .text has the words'
 (1, 7, 7)
 
-- The paper: `nibkit.narrowing` (NIB itself), `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`, `nibkit.related`.
+- The paper: `nibkit.narrowing` (NIB itself), `nibkit.convergence`, `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`,
+  `nibkit.related`.
 - Models: `nibkit.models`, `nibkit.towers`, `nibkit.backends`, `nibkit.sharing`.
 - Scores: `nibkit.methods`, `nibkit.attribution`, `nibkit.maps`, `nibkit.interop`, `nibkit.explorer`.
 - Data: `nibkit.data`, `nibkit.scenes`, `nibkit.paths`.

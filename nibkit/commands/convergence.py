@@ -9,7 +9,7 @@ from . import Run
 def command(parser: argparse.ArgumentParser) -> Run:
     """measure how fast NIB's rules converge (gap, distance from a dense float64 integral, against gradient passes)
 
-    The bundled data/convergence.csv, which notebook 09 draws, is this command's output; half an hour on one CPU core.
+    The bundled data/convergence.csv, which notebook 09 draws, is this command's output; ten minutes on one CPU core.
 
     examples:
 
