@@ -80,6 +80,7 @@ def test_nbval_finds_a_wrong_number_in_a_table(tmp_path):
         ("made 2026-11-21 at 14:20:59 on cuda:0", "made DATE at TIME on DEVICE"),
         ("2026-11-21T14:20:59+00:00", "DATE"),
         ("/home/me/nibkit/reports/a.csv", "PATH"),
+        ("<Styler at 0x7f1a2b3c>; #T_709a3_row0_col1 { width: 3em }", "<Styler at ADDRESS>; #TABLE_row0_col1 { width: 3em }"),
         ("nib 1.30 60.4 -0.25 3e-5 16/96 12 %", "nib 1.30 60.4 -0.25 3e-5 16/96 12 %"),
     ],
 )
