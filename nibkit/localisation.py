@@ -235,8 +235,8 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
     A map that explains a match has less to explain where there is less of it; one that looks as strong is forced.
     Columns: method, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
     bootstrap interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with
-    cosine over all pairs of both kinds), fades (is the ratio below 1, p_holm < alpha). Pairs where either map is 0
-    throughout are left out.
+    cosine over all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >=
+    alpha, or an interval with 1 in it). Pairs where either map is 0 throughout are left out.
     """
     both, table = match.merge(mismatch, on=["pair", "method"], suffixes=("", "_wrong")), []
     for method, group in both.groupby("method", sort=False):
@@ -252,4 +252,5 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
             table.append({"method": method, "part": part, "n": found["n"], **ends, "p": paired_p(change), "rho": rho})
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.pop("p"))
-    return table.assign(fades=(table.p_holm < alpha) & (table.high < 1))
+    clear = table.p_holm < alpha
+    return table.assign(verdict=np.select([clear & (table.high < 1), clear & (table.low > 1)], ["fades", "grows"], "open"))

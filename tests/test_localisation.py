@@ -154,8 +154,10 @@ def test_maps_that_fade_and_maps_that_are_forced():
     table = localisation.forced(rows(1.0, 0.6), rows(1 / 3, 0.0)).set_index(["method", "part"])
     assert (table.n == n).all()
     assert table.ratio["fades", "image"] == pytest.approx(np.exp((noise[1] - noise[0]).mean()) / 3)
-    assert table.fades["fades", "text"] and table.high["fades", "text"] < 0.4 and table.rho["fades", "image"] > 0.7
-    assert not table.fades["forced", "image"] and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1
+    assert table.verdict["fades", "text"] == "fades" and table.high["fades", "text"] < 0.4 and table.rho["fades", "image"] > 0.7
+    assert table.verdict["forced", "image"] == "open" and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1
+    turned = localisation.forced(rows(1 / 3, 0.0), rows(1.0, 0.6)).set_index(["method", "part"])
+    assert turned.verdict["fades", "image"] == "grows" and turned.low["fades", "image"] > 2
 
 
 def test_an_energy_that_never_changes_has_no_rank_correlation(recwarn):
@@ -163,7 +165,7 @@ def test_an_energy_that_never_changes_has_no_rank_correlation(recwarn):
     energy = dict.fromkeys(("energy_image", "energy_text"), 2.0)
     constant = pd.DataFrame({"pair": range(9), "method": "centre", "cosine": np.arange(9.0)} | energy)
     table = localisation.forced(constant, constant.assign(cosine=-1.0))
-    assert table.rho.isna().all() and (table.ratio == 1).all() and not table.fades.any() and not list(recwarn)
+    assert table.rho.isna().all() and (table.ratio == 1).all() and (table.verdict == "open").all() and not list(recwarn)
 
 
 def test_verdicts_on_the_negative_property():
