@@ -112,7 +112,8 @@ def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, tmp_path):
 
     added = {canonicalize_name(dist.name) for dist in metadata.distributions(path=[str(site)])}
     assert {"nibkit", "rf-clip"} <= added and not added & there  # nothing that was there was replaced
-    where = run("-c", "import nibkit.paths as p; print(p.__file__, p.bundled('scenes/model.safetensors'), p.bundled('convergence.csv'))").stdout
+    names = "scenes/model.safetensors", "convergence.csv"
+    where = run("-c", f"import nibkit.paths as p; print(p.__file__, *map(p.bundled, {names}))").stdout
     assert all(path.startswith(str(site)) for path in where.split())
 
     mine, committed = (
