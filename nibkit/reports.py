@@ -55,6 +55,8 @@ OTHERS = (
     "The sentences of this notebook were written about the bundled model and drawings. Where they name a finding, it is theirs: "
     "of what is named above, only the tables and figures below speak."
 )
+TABLE = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' name for a styled table
+
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
 PACKAGE_ROOT = Path(__file__).resolve().parent.parent
 
@@ -300,9 +302,10 @@ def clean(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy of a notebook fit to be kept: sources, outputs, execution counts and ids, without traces of one execution.
 
     Gone: widget state and views, papermill and execution stamps, all tags but `parameters`, versions of the
-    interpreter, stderr (progress bars, warnings). Printed text becomes one stream. Cleaning twice changes nothing more.
+    interpreter, stderr (progress bars, warnings), addresses in memory. Printed text becomes one stream, pandas' styled
+    tables are numbered in place of their random names. Cleaning twice changes nothing more.
     """
-    nb = copy.deepcopy(nb)
+    nb, tables = copy.deepcopy(nb), {}
     nb.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
@@ -321,6 +324,10 @@ def clean(nb: nbformat.NotebookNode) -> nbformat.NotebookNode:
                 if output.get("name") != "stderr"
                 and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
             ]
+            for data in (output.data for output in cell.outputs if "data" in output):
+                for kind in {"text/plain", "text/html"} & data.keys():
+                    text = re.sub(r" at 0x[0-9a-f]+", " at 0x0", data[kind])
+                    data[kind] = TABLE.sub(lambda name: tables.setdefault(name[0], f"T_{len(tables):05x}"), text)
     return nbconvert.preprocessors.CoalesceStreamsPreprocessor().preprocess(nb, {})[0]
 
 

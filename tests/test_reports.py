@@ -280,6 +280,7 @@ def test_clean_strips_the_traces_of_execution_and_is_idempotent():
         new_output("stream", name="stdout", text="b\n"),
         new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}),
         new_output("execute_result", {"text/plain": "1"}, execution_count=2),
+        new_output("display_data", {"text/plain": "<Styler at 0x7f12ab>", "text/html": "T_0a9f3 T_0a9f3_row1 T_ffe01"}),
     ]
     metadata = {"widgets": {}, "papermill": {}, "language_info": {"name": "python", "version": "3.99"}, "colab": {}}
     nb = new_notebook(cells=[cell, new_markdown_cell("text", metadata={"tags": ["x"]})], metadata=metadata)
@@ -291,6 +292,7 @@ def test_clean_strips_the_traces_of_execution_and_is_idempotent():
     assert once.cells[0].outputs == [
         new_output("stream", name="stdout", text="a\nb\n"),
         new_output("execute_result", {"text/plain": "1"}, execution_count=2),
+        new_output("display_data", {"text/plain": "<Styler at 0x0>", "text/html": "T_00000 T_00000_row1 T_00001"}),
     ]
     assert once.cells[0].execution_count == 2 and once.cells[0].id == cell.id
     assert clean(once) == once
