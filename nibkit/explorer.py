@@ -385,7 +385,7 @@ def measure(clip) -> None:
         panel.view: ["heat", "signed", "heat"],
         panel.strength: [0.2, 0.4, 0.8],
     }.items():
-        report(control.description.lower(), [timed(lambda: setattr(control, "value", value)) for value in values])
+        report(control.description.lower() or "scores", [timed(lambda: setattr(control, "value", value)) for value in values])
         if control is panel.steps:
             control.value = 10
     ratios = [statistics.median(a / b for (_, a), (_, b) in zip(times, fresh)) for times in (kept, again)]
