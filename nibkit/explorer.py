@@ -2,11 +2,13 @@
 
 A panel of core ipywidgets around `nibkit.explain`. Moving a slider costs the blocks above the layer and one drawing: the states
 of all layers come from one forward pass (`sharing.Memo`), and results that were seen before are kept. What would take longer than
-PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong is said in a sentence in the panel. `python -m nibkit.explorer` measures how long each move takes.
+PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong is said in a sentence in the panel.
+`python -m nibkit.explorer` measures how long each move takes.
 """
 
 import argparse
 import functools
+import gc
 import html
 import inspect
 import io
@@ -92,6 +94,7 @@ class Explorer(widgets.HBox):
             control.observe(self.refresh, "value")
         self.upload.observe(self._take_upload, "value")
         self.refresh()
+        gc.freeze()  # or, every few moves, Python walks all that torch has loaded: 0.4 s
 
     def _make_controls(self, text: str) -> None:
         full, style = {"width": "auto"}, {"description_width": "64px"}
