@@ -524,13 +524,19 @@ def run_reports(
 def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
     """Re-execute the committed notebooks in place with their defaults, and `clean` them; returns name -> error.
 
-    only: beginnings of notebook names, all where empty. A notebook that fails keeps its file as it was.
+    only: beginnings of notebook names, all where empty. A notebook that fails keeps its file as it was. Rows that an earlier
+    execution left where the notebook writes are made anew: they may be another version's.
     """
     found = _numbered(Path(notebooks))
     failures = {}
     for notebook in (bar := tqdm(_select(found, [p.stem for p in found], only), desc="notebooks", disable=None)):
         bar.set_postfix_str(notebook.stem)
         nb = clean(nbformat.read(notebook, as_version=4))
+        out = declared(notebook).get("out")
+        resumable = (notebook.parent / out["default"]).glob("*.settings.json") if out else ()  # `benchmark.run` leaves them
+        for settings in resumable:
+            settings.unlink()
+            settings.with_name(settings.name.removesuffix(".settings.json")).unlink(missing_ok=True)
         client = nbclient.NotebookClient(
             nb, kernel_name="python3", timeout=None, resources={"metadata": {"path": str(notebook.parent)}}
         )

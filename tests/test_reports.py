@@ -255,6 +255,16 @@ def test_refresh_executes_in_place_and_a_second_time_changes_nothing(tmp_path):
     assert (folder / "02_bad.ipynb").read_text(encoding="utf-8") == bad
 
 
+def test_refresh_does_not_go_on_with_rows_of_an_earlier_execution(tmp_path):
+    parameters = f"out: str = {str(tmp_path / 'out')!r}"
+    folder = notebook(tmp_path / "notebooks", "01_rows", "import os\nprint(sorted(os.listdir(out)))", parameters=parameters)
+    (tmp_path / "out").mkdir()
+    for name in ("rows.csv", "rows.csv.settings.json", "table.csv"):
+        (tmp_path / "out" / name).touch()
+    assert refresh(folder) == {}
+    assert nbformat.read(folder / "01_rows.ipynb", as_version=4).cells[2].outputs[0].text == "['table.csv']\n"
+
+
 def test_refresh_reports_a_kernel_that_died_and_goes_on(tmp_path):
     folder = notebook(tmp_path, "01_dies", "import os\nos._exit(1)")
     notebook(folder, "02_good", "1")
