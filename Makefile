@@ -18,7 +18,7 @@ reports: .venv/.stamp  ## regenerate reports/; on a real CLIP and real data: mak
 # Two workers of one thread each: the models are too small for more threads to help.
 test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks against their own outputs
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 tests
-	env -u MPLBACKEND OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --nbval-lax notebooks --sanitize-with notebooks/sanitize.cfg
+	env -u MPLBACKEND OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --nbval notebooks --sanitize-with notebooks/sanitize.cfg
 
 notebooks: .venv/.stamp  ## run the committed notebooks again, in place
 	$(PY) -m nibkit notebooks
