@@ -93,7 +93,6 @@ class Bottleneck:
         return F.cosine_similarity(self.tower.embed(State(tokens, z.readout), self.layer), target)
 
 
-
 def fixed_rule(bottleneck: Bottleneck, nodes: Tensor, weights: Tensor) -> Path:
     """Quadrature with the same nodes in (0, 1] for every pair."""
     b, n = len(bottleneck.target), len(nodes)

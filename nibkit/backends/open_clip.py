@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from ..towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
 from .files import WAIT, absent, ask_hub, patience, read
-from .openai import ResNetImage
+from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
 
 
@@ -44,8 +44,8 @@ def _coca_pool(pool) -> Pool:
     return Pool(a.num_heads, norm(pool.ln_k), q, k, v, a.out_proj, torch.nn.Identity(), torch.zeros_like, probe)
 
 
-class OpenClipImage(ImageTower):
-    """open_clip's own VisionTransformer: read from CLS, by CoCa's attention pooling, or by a mean."""
+class OpenClipImage(OpenAIImage):
+    """open_clip's own VisionTransformer, OpenAI's but for its readout: CLS, CoCa's attention pooling, or a mean."""
 
     def __init__(self, visual):
         self._visual = visual
@@ -59,18 +59,6 @@ class OpenClipImage(ImageTower):
             self.unattended = "is pooled by a mean: no token's attention is the embedding's"
             self.blocks.append(Stage(lambda x: visual._pool(x)[0][:, None]))
             self.head = lambda row: row @ visual.proj
-
-    def rows(self, pixels):
-        v = self._visual
-        x = v.conv1(pixels).flatten(2).transpose(1, 2)
-        x = torch.cat([v.class_embedding.expand(len(x), 1, -1), x], 1) + v.positional_embedding
-        return State(x, torch.zeros(len(x), dtype=torch.long, device=x.device))
-
-    def start(self, rows):
-        return State(norm(self._visual.ln_pre)(rows.tokens), rows.readout)
-
-    def head(self, row):
-        return norm(self._visual.ln_post)(row) @ self._visual.proj
 
 
 class TimmImage(ImageTower):
