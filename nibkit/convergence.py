@@ -17,11 +17,10 @@ from torch import Tensor
 
 from . import data
 from .models import load
-from .narrowing import FLAT, Bottleneck, exact_rule, fixed_rule, gauss, riemann
+from .narrowing import FLAT, Bottleneck, fixed_rule, gauss, path
 from .theory import bottlenecks
 from .towers import ragged
 
-FIXED = {"riemann": riemann, "gauss": gauss}
 PASSES = {"riemann": (10, 20, 50), "gauss": (10, 20, 50), "exact": (7, 10, 14, 20, 32)}
 LEAST = 0.05  # a gap is relative to the change of F, or to this where F changes less
 INDEX = ["layer", "part", "rule", "passes"]
@@ -70,9 +69,9 @@ def measure(
         for layer in layers:
             dense = bottlenecks(double, pixels.double(), ids, layer) if double else {}
             for part, bottleneck in bottlenecks(clip, pixels, ids, layer).items():
-                paths = {(rule, n): _path(bottleneck, rule, n) for rule, some in passes.items() for n in some}
+                paths = {(rule, n): path(bottleneck, rule, n) for rule, some in passes.items() for n in some}
                 change = next(iter(paths.values())).change
-                found = [(rule, n, path.scores) for (rule, n), path in paths.items()]
+                found = [(rule, n, p.scores) for (rule, n), p in paths.items()]
                 if double:
                     truth = reference(dense[part], points)
                     shuffled = found[-1][2][:, torch.randperm(truth.shape[1], generator=torch.Generator().manual_seed(start))]
@@ -101,10 +100,6 @@ def bundle(n: int = 16, n_random: int = 2, device: str = "auto") -> pd.DataFrame
     small = {"riemann": (10, 20), "gauss": (10, 20), "exact": (7, 10, 14, 20, 32)}
     runs = (scenes, pairs[:n], (3, 6, 9), PASSES, 480), (random, pairs[:n_random], (3, 9), small, 0)
     return pd.concat([measure(*run).assign(model=run[0].name) for run in runs], ignore_index=True)
-
-
-def _path(bottleneck: Bottleneck, rule: str, n: int):
-    return exact_rule(bottleneck, 0.0, n) if rule == "exact" else fixed_rule(bottleneck, *FIXED[rule](n))
 
 
 def _shown(clip, part: str, scores: Tensor, ids: list[Tensor]) -> list[np.ndarray]:

@@ -202,6 +202,13 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
 RULES = ("riemann", "gauss", "exact")
 
 
+def path(bottleneck: Bottleneck, rule: str, n: int, tol: float = 0.0) -> Path:
+    """The integral by a rule of RULES with n gradient passes; "exact" takes at most n, and fewer where it meets `tol`."""
+    if rule == "exact":
+        return exact_rule(bottleneck, tol, n)
+    return fixed_rule(bottleneck, *(riemann if rule == "riemann" else gauss)(n))
+
+
 def paths(
     clip,
     pixels: Tensor,
@@ -223,10 +230,7 @@ def paths(
     embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     for tower, state, k, target in zip(towers, states, layers, reversed(embeddings)):
         bottleneck = Bottleneck(tower, state, k, target, tower.rows_at_once(batch_size, state, k))
-        if rule == "exact":
-            found.append(exact_rule(bottleneck, tol, max_passes))
-        else:
-            found.append(fixed_rule(bottleneck, *(riemann if rule == "riemann" else gauss)(steps)))
+        found.append(path(bottleneck, rule, max_passes if rule == "exact" else steps, tol))
     return found[0], found[1]
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from .attribution import Attribution
 from .backends import openai
 from .models import Clip
-from .narrowing import Bottleneck, exact_rule, fixed_rule, gauss, riemann
+from .narrowing import Bottleneck, path
 from .towers import State, Tower
 
 # ---- Theorem 1: information grows with lam
@@ -139,11 +139,8 @@ def completeness(bottleneck: Bottleneck, rule: str, n: int, tol: float = 0.01) -
     rule: "riemann", "gauss", or "exact" (which stops at `tol`). Columns pair,
     rule, n, passes (spent), change (F(Z) - F(0)), total (the sum of the scores), gap (|total - change| / |change|).
     """
-    if rule == "exact":
-        path = exact_rule(bottleneck, tol, n)
-    else:
-        path = fixed_rule(bottleneck, *{"riemann": riemann, "gauss": gauss}[rule](n))
-    table = {"change": path.change, "total": path.scores.sum(1), "gap": path.gap / path.change.abs(), "passes": path.passes}
+    p = path(bottleneck, rule, n, tol)
+    table = {"change": p.change, "total": p.scores.sum(1), "gap": p.gap / p.change.abs(), "passes": p.passes}
     table = pd.DataFrame({name: v.cpu().numpy() for name, v in table.items()})
     return table.rename_axis("pair").reset_index().assign(rule=rule, n=n)
 
