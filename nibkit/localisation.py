@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -65,20 +66,26 @@ def gathered(pairs: Sequence) -> PairDataset:
 def queries(pairs: Sequence, several: bool = False) -> PairDataset:
     """One pair per object of each picture, under "a photo of a {name}"; the other objects' masks come along.
 
+    First one object of each picture, then a second one of those that have it, ...: a first part that is no longer than there
+    are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture k's number k.
+
     pairs: items with `.masks` (object name -> mask), `gathered` first; the ids get "/name" appended. A mask that still
         has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask.
     """
-    found = []
+    pictures = []
     for pair in gathered(pairs):
         names = _names(pair)
         if not names or (names == ["object"] and not several):
-            found.append(pair)
+            pictures.append([pair])
         elif len(names) > several:
-            for name in names:
+            asked, first = [], len(pictures) % len(names)
+            for name in names[first:] + names[:first]:
                 text = prompt(name)
                 length = len(text.split())
                 words = {k: name for k in range(length - len(name.split()), length)}
-                found.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
+                asked.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
+            pictures.append(asked)
+    found = [pair for turn in zip_longest(*pictures) for pair in turn if pair]
     return PairDataset(f"{getattr(pairs, 'name', 'custom')}-queries", found)
 
 

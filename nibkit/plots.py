@@ -22,6 +22,12 @@ COLOURS = {
     "centre": (0.45, 0.45, 0.45),
     "random": (0.7, 0.7, 0.7),
 }
+RULES = {  # NIB's quadrature rules: its own colour, more broken the less they know; the oracle in the controls' grey
+    "exact": {"color": COLOURS["nib"], "ls": "-"},
+    "gauss": {"color": COLOURS["nib"], "ls": "--"},
+    "riemann": {"color": COLOURS["nib"], "ls": ":"},
+    "oracle": {"color": COLOURS["centre"], "ls": "-."},
+}
 UNITS = {  # of a patch's or a word's score; the methods' own docstrings say why
     **dict.fromkeys(("nib", "rise", "gradcam", "chefer", "mfaba", "fastig", "gradcam_pooled", "xgrad"), "cosine"),
     "m2ib": "nats",
@@ -134,7 +140,7 @@ def scoreboard(ax: Axes, table) -> Axes:
 
     A cell holds the smaller gain; green beats every control, pink loses to one, white is neither.
     """
-    worth = table.verdict.map({"beats": 1, "ties": 0, "loses": -1})
+    worth = table.verdict.map({"beats": 1, "open": 0, "loses": -1})
     cells = table.assign(mark=worth).groupby(["method", "metric"], sort=False)[["mark", "gain"]].min()
     order = {"index": table.method.unique(), "columns": table.metric.unique()}
     mark, gain = (cells[name].unstack().reindex(**order) for name in ("mark", "gain"))

@@ -63,7 +63,7 @@ def against_controls(
 
     higher: metric -> whether higher is better. Columns: metric, method, control, n, gain (mean of method - control,
     turned so that positive is better; low, high: 95 % bootstrap interval), p (`paired_p`), p_holm (over all rows of the
-    table), verdict: "beats", "loses" or "ties" (p_holm >= alpha, or an interval with 0 in it).
+    table), verdict: "beats", "loses" or "open" (p_holm >= alpha, or an interval with 0 in it).
     ValueError where a control has no rows.
     """
     methods = list(rows.method.unique())
@@ -81,7 +81,7 @@ def against_controls(
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.p)
     clear = (table.p_holm < alpha) & (table.low * table.high > 0)
-    table["verdict"] = np.where(clear, np.where(table.gain > 0, "beats", "loses"), "ties")
+    table["verdict"] = np.where(clear, np.where(table.gain > 0, "beats", "loses"), "open")
     columns = ["metric", "method", "control", "n", "gain", "low", "high", "p", "p_holm", "verdict"]
     return table[columns]
 

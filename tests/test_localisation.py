@@ -76,6 +76,14 @@ def test_queries_ask_for_every_object():
     assert all(list(p.masks) == ["cat", "dog"] for p in asked)
 
 
+def test_queries_show_each_picture_once_before_any_comes_again():
+    asked = localisation.queries(data.load("scenes-captions")[:60], several=True)
+    pictures = [p.id.rpartition("/")[0] for p in asked]
+    turn = len(set(pictures))
+    assert turn < len(asked) and len(set(pictures[:turn])) == turn
+    assert {list(p.masks).index(p.id.rpartition("/")[2]) for p in asked[:turn]} == {0, 1, 2}  # not always the one named first
+
+
 def test_a_mismatched_text_names_nothing_of_the_picture():
     pairs = data.load("scenes-captions")[:30]
     wrong = localisation.mismatched(pairs)
@@ -207,25 +215,26 @@ def test_masks_of_one_picture_come_together(masked_csv):
     asked = localisation.queries(pairs)
     assert [(p.id, p.text, p.words) for p in asked] == [
         ("masks/0000/cup", "a photo of a cup", {4: "cup"}),
-        ("masks/0000/teddy bear", "a photo of a teddy bear", {4: "teddy bear", 5: "teddy bear"}),
         ("masks/0002/cup", "a photo of a cup", {4: "cup"}),
         ("masks/0003", "some cups", {}),
         ("masks/0004", "a photo of an egg", {}),
+        ("masks/0000/teddy bear", "a photo of a teddy bear", {4: "teddy bear", 5: "teddy bear"}),
     ]
     assert asked[0].image.getpixel((0, 0))[0] > 200 and list(asked[0].masks) == ["cup", "teddy bear"]
-    np.testing.assert_array_equal(asked[1].masks["teddy bear"], right)
-    np.testing.assert_array_equal(asked[2].masks["cup"], left)
+    np.testing.assert_array_equal(asked[4].masks["teddy bear"], right)
+    np.testing.assert_array_equal(asked[1].masks["cup"], left)
     several = localisation.queries(pairs, several=True)  # the unreadable one is kept, to be reported
-    assert [p.id for p in several] == ["masks/0000/cup", "masks/0000/teddy bear", "masks/0004"]
+    assert [p.id for p in several] == ["masks/0000/cup", "masks/0004", "masks/0000/teddy bear"]
     wrong = localisation.mismatched(asked)
-    assert [p.text for p in wrong] == ["some cups"] * 3 + ["a photo of an egg", "a photo of a cup"]
+    assert [p.text for p in wrong] == ["some cups"] * 2 + ["a photo of an egg", "a photo of a teddy bear", "some cups"]
 
 
 def test_rows_of_a_csv_with_masks(scenes, masked_csv):
     """The middle 48 of 64 columns are seen, and of these `centre` marks the middle; the mask of another size is a reason."""
     pairs, left, right = masked_csv
     rows = benchmark.run(scenes, localisation.queries(pairs), ["centre"], measure=measures.TRUTH, progress=False)
-    assert list(rows.area[:3]) == pytest.approx([12 / 48, 16 / 48, 12 / 48])  # the right mask is cut at column 56
-    assert rows.named[1] > rows.named[0] == pytest.approx(rows.other[1], abs=1e-6) and np.isnan(rows.other[2])
-    assert list(rows.word_share[:3]) == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(rows.word_share[3])
-    assert "small.png is 5 x 5, its picture 64 x 48" in rows.error[4] and list(rows.error[:4]) == [""] * 4
+    cup, alone, some, small, bear = rows.to_dict("records")
+    assert [x["area"] for x in (cup, bear, alone)] == pytest.approx([12 / 48, 16 / 48, 12 / 48])  # the right mask is cut at column 56
+    assert bear["named"] > cup["named"] == pytest.approx(bear["other"], abs=1e-6) and np.isnan(alone["other"])
+    assert [x["word_share"] for x in (cup, bear, alone)] == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(some["word_share"])
+    assert "small.png is 5 x 5, its picture 64 x 48" in small["error"] and not any(x["error"] for x in (cup, alone, some, bear))

@@ -26,8 +26,8 @@ def labels(ticks):
 def test_scoreboard_shows_the_smaller_gain_and_the_worse_verdict(ax):
     table = verdicts(
         ("ap", "nib", "random", 0.5, "beats"), ("ap", "nib", "centre", 0.25, "beats"),
-        ("ap", "rise", "random", 0.125, "ties"), ("ap", "rise", "centre", -0.5, "loses"),
-        ("image_drop", "nib", "random", 0.75, "beats"), ("image_drop", "nib", "centre", 0.5, "ties"),
+        ("ap", "rise", "random", 0.125, "open"), ("ap", "rise", "centre", -0.5, "loses"),
+        ("image_drop", "nib", "random", 0.75, "beats"), ("image_drop", "nib", "centre", 0.5, "open"),
     )  # fmt: skip
     plots.scoreboard(ax, table)
     assert labels(ax.get_xticklabels()) == ["ap", "image\ndrop"] and labels(ax.get_yticklabels()) == ["nib", "rise"]
