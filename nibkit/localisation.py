@@ -217,23 +217,27 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
-def negative(rows: pd.DataFrame) -> pd.DataFrame:
+def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """The negative property, from rows of `truth`: is what the text does not name scored below 0?
 
     Per method: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 % bootstrap
-    interval), below_ground (mean of other - ground, with its own low and high), verdict: "holds" (both below 0), "habit"
-    (below 0, but so is the ground: nothing about objects), "fails" (above 0), "open" (the interval of other contains 0).
+    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_p` of the two,
+    each corrected over the methods), verdict: "holds" (both below 0), "habit" (below 0, but not below the ground: nothing about
+    objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
     """
     table = {}
     for method, group in rows.dropna(subset=["other", "ground"]).groupby("method", sort=False):
         other, apart = mean_interval(group.other), mean_interval(group.other - group.ground)
-        verdict = "fails" if other["low"] > 0 else "open" if other["high"] >= 0 else "holds" if apart["high"] < 0 else "habit"
         table[method] = {
             "n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"],
             "below_ground": apart["mean"], "below_ground_low": apart["low"], "below_ground_high": apart["high"],
-            "verdict": verdict,
+            "p_holm": paired_p(group.other.to_numpy(float)), "p_ground": paired_p((group.other - group.ground).to_numpy(float)),
         }  # fmt: skip
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
+    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
+    table[["p_holm", "p_ground"]] = table[["p_holm", "p_ground"]].apply(holm)
+    below, above = ((table.p_holm < alpha) & side for side in (table.high < 0, table.low > 0))
+    apart = (table.p_ground < alpha) & (table.below_ground_high < 0)
+    return table.assign(verdict=np.select([above, below & apart, below], ["fails", "holds", "habit"], "open"))
 
 
 def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:

@@ -23,7 +23,6 @@ def areas(
 ) -> Measure:
     """Insertion and deletion; see perturbation.areas."""
 
-
     def function(clip, pairs, pixels, ids, a, protocol) -> pd.DataFrame:
         return perturbation.areas(clip, pixels, ids, a, parts=parts, baselines=baselines, points=points)
 

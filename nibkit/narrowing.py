@@ -151,11 +151,18 @@ def settle(parts: np.ndarray, others: np.ndarray, residues: np.ndarray) -> np.nd
     return parts + shares * (residues / (noise + shares.sum(-1)))[..., None]
 
 
-def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
+def bend(state: State) -> np.ndarray:
+    """lam0 (B, ) of the exact rule's variable u = asinh(lam / lam0): F is nearly linear in lam well below it."""
+    rows = torch.arange(len(state.tokens), device=state.tokens.device)
+    return FLAT / state.tokens[rows, state.readout].cpu().double().square().mean(1).sqrt().numpy()  # that row has no padding
+
+
+def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int, nodes: np.ndarray | None = None) -> Path:
     """The integral itself: nodes where F moves, until the scores of each pair add up to F(Z) - F(0).
 
     F bends on a log scale in lam (LayerNorm sees the state only relative to eps and to the blocks' own output), so the
-    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). Every node yields F and its slope, so what every interval
+    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). The first nodes are equal steps of u, or `nodes` (n, B), values
+    of lam from 0 to 1. Every node yields F and its slope, so what every interval
     lacks is known: the difference of F less the integral of the slope. It goes to the tokens whose integrals are in doubt
     (`settle`), and the intervals that lack most are halved, all pairs in one batch, until the gap is at most
     tol |F(Z) - F(0)| and what the intervals lacked adds up, without cancelling, to at most LOOSE times that (`Path.error`),
@@ -169,11 +176,10 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int) -> Path:
     """
     if isinstance(max_passes, bool) or not isinstance(max_passes, int) or max_passes < 2:
         raise ValueError(f"max_passes={max_passes!r} is not a whole number >= 2")
-    (tokens, readout), device = bottleneck.state, bottleneck.target.device
-    everyone = torch.arange(len(tokens), device=device)
-    lam0 = FLAT / tokens[everyone, readout].cpu().double().square().mean(1).sqrt().numpy()  # no padding in the readout row
+    tokens, device, lam0 = bottleneck.state.tokens, bottleneck.target.device, bend(bottleneck.state)
     scores, found = np.zeros(tokens.shape[:2]), np.zeros((4, len(tokens)))  # found: F(Z), F(0), passes, error
-    rows, new = np.arange(len(tokens)), np.linspace(0, np.arcsinh(1 / lam0), min(START, max_passes))
+    rows = np.arange(len(tokens))
+    new = np.linspace(0, np.arcsinh(1 / lam0), min(START, max_passes)) if nodes is None else np.arcsinh(nodes / lam0)
     u, values, heights = new[:0], new[:0], np.zeros((0, *scores.shape))  # (n, B), (n, B), (n, B, T)
     while True:
         lam = torch.as_tensor(lam0[rows] * np.sinh(new), dtype=tokens.dtype).to(device)  # float64 on the CPU: MPS has none

@@ -111,6 +111,12 @@ def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
     return ax
 
 
+def style(label: str) -> dict[str, str]:
+    """A line's colour and dashes: the method's own colour, dashed for a variant of it ("nib exact")."""
+    name, _, variant = label.partition(" ")
+    return {"color": COLOURS[name], "ls": "--" if variant else "-"}
+
+
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     """A column of a table against the table's index, with its interval as a band where there is one."""
     (drawn,) = ax.plot(table.index, table[column], **{"marker": "o", "markersize": 4, **style})
@@ -166,13 +172,33 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
     return ax
 
 
+def by_layer(axes: Sequence[Axes], table, labels: Sequence[str]) -> Sequence[Axes]:
+    """`ranking.means` by method and layer: a panel per metric, a line per label, NIB's with its interval."""
+    for ax, metric in zip(axes, table.index.unique("metric")):
+        for label in labels:
+            means = table.xs((metric, label), level=("metric", "method")).sort_index().rename(columns={"low": "mean_low", "high": "mean_high"})
+            shown = means if label.startswith("nib") else means[["mean"]]
+            line(ax, shown, "mean", metric, label=label, **style(label))
+        ax.set(xlabel="layer", ylabel="", xticks=means.index)
+    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    return axes
+
+
+def ratios(ax: Axes, table, title: str = "") -> Axes:
+    """The column `ratio` of a table as `dots` on a log scale, with a line at 1."""
+    dots(ax, table, "ratio", title, color=COLOURS["nib"])
+    ax.axvline(1, color="0.3", lw=1)
+    ax.set(xscale="log", xticks=[0.2, 0.5, 1, 2, 5], xticklabels=["0.2", "0.5", "1", "2", "5"])
+    ax.minorticks_off()
+    return ax
+
+
 def ranks(ax: Axes, table, title: str = "") -> Axes:
     """A table of `ranking.ranks` as a line per method from column to column, the best on top, named on the right."""
     places = np.arange(table.shape[1])
     taken = {}
     for method, row in table.iterrows():
-        name, *variant = method.split()
-        ax.plot(places, row, marker="o", markersize=4, lw=1.5, color=COLOURS[name], ls="--" if variant else "-")
+        ax.plot(places, row, marker="o", markersize=4, lw=1.5, **style(method))
         taken.setdefault(row.iloc[-1], []).append(method)
     for rank, methods in taken.items():  # equal means share a line of text
         ax.text(places[-1] + 0.12, rank, ", ".join(methods), va="center", fontsize=8)

@@ -130,3 +130,9 @@ def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
     text = table.apply(lambda r: f"{r['mean']:.{decimals}f} ({r.low:.{decimals}f} to {r.high:.{decimals}f})", axis=1)
     text = text.mask(table.n == 0, "–").unstack("metric", sort=False)
     return text[table.index.unique("metric")]
+
+
+def listed(table: pd.DataFrame, column: str, form: str = ".2f") -> str:
+    """A column of a table with `low` and `high` as one line of text: "name 0.60 (0.46 to 0.77), ..."."""
+    lines = (f"{row.Index} {getattr(row, column):{form}} ({row.low:{form}} to {row.high:{form}})" for row in table.itertuples())
+    return ", ".join(lines)

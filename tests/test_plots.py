@@ -62,3 +62,16 @@ def test_ranks_draw_a_line_per_method(ax):
     assert {(text.get_text(), text.get_position()[1]) for text in ax.texts} == {("nib", 3), ("nib exact, rise", 1.5)}
     assert labels(ax.get_xticklabels()) == ["drop", "drop corrected"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # rank 1 on top
+
+
+def test_a_panel_per_metric_and_a_line_per_label():
+    index = pd.MultiIndex.from_product([["ap", "mass"], ["nib", "nib exact", "gae"], [9, 3]], names=["metric", "method", "layer"])
+    table = pd.DataFrame({"mean": np.arange(12.0), "low": np.arange(12.0) - 1, "high": np.arange(12.0) + 1}, index)
+    _, axes = plt.subplots(1, 2)
+    plots.by_layer(axes, table, ["nib", "nib exact", "gae"])
+    assert [ax.get_title() for ax in axes] == ["ap", "mass"]
+    lines = axes[1].get_lines()
+    assert [(line.get_label(), line.get_linestyle(), list(line.get_ydata())) for line in lines] == [
+        ("nib", "-", [7, 6]), ("nib exact", "--", [9, 8]), ("gae", "-", [11, 10]),
+    ]  # fmt: skip
+    assert lines[0].get_color() == lines[1].get_color() and len(axes[1].collections) == 2  # NIB's bands only

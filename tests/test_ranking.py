@@ -116,3 +116,8 @@ def test_readable():
     assert list(text.columns) == ["up", "down"] and set(text.index) == {"a", "b"}
     assert text.loc["b"].to_dict() == {"up": "1.00 (1.00 to 1.00)", "down": "–"}
     assert ranking.readable(table, decimals=0).down["a"] == "-2 (-2 to -2)"
+
+
+def test_a_column_as_a_line_of_text():
+    table = pd.DataFrame({"gain": [0.5, -1.0], "low": [0.25, -2.0], "high": [0.75, 0.0]}, ["nib", "gae"])
+    assert ranking.listed(table, "gain", "+.1f") == "nib +0.5 (+0.2 to +0.8), gae -1.0 (-2.0 to +0.0)"
