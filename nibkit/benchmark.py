@@ -85,8 +85,8 @@ def run(
     methods: names of METHODS, or label -> (name, options), such as {"nib exact": ("nib", {"rule": "exact"})}.
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
-        rows as an undisturbed one. More pairs or methods may be asked for later; other settings (they are kept beside
-        it, in OUT.settings.json) are refused.
+        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
+        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused.
 
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
@@ -116,14 +116,14 @@ def run(
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(out or Path(scratch) / "rows.csv")
-        model = f"{clip.name}, weights {checksum(clip)}"
+        model = f"{_named(clip)}, weights {checksum(clip)}"
         settings = {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan}
-        done = _resume(file, columns, settings)
+        done = _resume(file, columns, settings, order, {str(dataset[k].id): _line(dataset[k].text) for k in pairs})
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
             chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])
-            jobs = ((chunk, _todo(plan, chunk, done)) for chunk in chunks)
-            jobs = (Job(name, *job, protocol, measure) for job in jobs if job[1])
+            jobs = (Job(name, chunk, plan, protocol, measure, _todo(plan, chunk, done)) for chunk in chunks)
+            jobs = (job for job in jobs if job.todo)
             here = (rows for job in jobs for rows in _work(clip, job, _items(clip, job)))
             for rows in _distributed(client, clip, jobs) if client else here:
                 new = {(row["pair"], row["method"]): row for row in rows}
@@ -152,21 +152,24 @@ def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
     return plan
 
 
-def _todo(plan: dict, pairs: Sequence, done: Mapping) -> dict:
-    return {label: how for label, how in plan.items() if any((str(p.id), label) not in done for p in pairs)}
+def _todo(plan: dict, pairs: Sequence, done: Mapping) -> set[tuple[str, str]]:
+    return {(str(pair.id), label) for pair in pairs for label in plan} - done.keys()
 
 
 # --- one batch ---------------------------------------------------------------------------------------------------
 
 
 class Job(NamedTuple):
-    """A batch of pairs and what is to be done with it. Always the whole batch: its make-up shows in the last digits."""
+    """A batch of pairs and what is to be done with it: rows `todo`, each a (pair, label). A method that any of them needs
+    sees the whole batch: its make-up shows in the last digits.
+    """
 
     dataset: str
     pairs: Sequence
     plan: dict[str, tuple[str, dict]]
     protocol: str
     measure: Measure
+    todo: set[tuple[str, str]]
 
 
 def _items(clip, job: Job) -> list["Item"]:
@@ -175,9 +178,13 @@ def _items(clip, job: Job) -> list["Item"]:
 
 def _work(clip, job: Job, items: list["Item"]) -> Iterator[list[dict]]:
     """The rows of each method in turn."""
+    good = [item for item in items if item.ids is not None]
     with shared():
         for label, how in job.plan.items():
-            yield _rows(clip, items, label, *how, job.protocol, job.measure)
+            todo = [item for item in items if (item.row["pair"], label) in job.todo]
+            results = _results(clip, good, *how, job.protocol, job.measure) if any(i.ids is not None for i in todo) else []
+            found = {item.row["pair"]: result for item, result in zip(good, results)}
+            yield [{**item.row, "method": label, **found.get(item.row["pair"], {})} for item in todo]
 
 
 class Item(NamedTuple):
@@ -190,7 +197,7 @@ class Item(NamedTuple):
 
 
 def _prepare(clip, dataset: str, pair) -> Item:
-    row = {"dataset": dataset, "pair": str(pair.id), "text": " ".join(str(pair.text).split())}
+    row = {"dataset": dataset, "pair": str(pair.id), "text": _line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
@@ -198,12 +205,6 @@ def _prepare(clip, dataset: str, pair) -> Item:
         return Item(row, pair, clip.preprocess(pair.image), ids)
     except Exception as error:
         return Item(row | _failed(error))
-
-
-def _rows(clip, items: list[Item], label: str, *how) -> list[dict]:
-    good = [item for item in items if item.ids is not None]
-    results = {item.row["pair"]: result for item, result in zip(good, _results(clip, good, *how))}
-    return [{**item.row, "method": label, **results.get(item.row["pair"], {})} for item in items]
 
 
 def _results(clip, items: list[Item], name: str, options: dict, protocol: str, measure: Measure) -> list[dict]:
@@ -223,7 +224,11 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
 
 
 def _failed(error: Exception) -> dict:
-    return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
+    return {"error": _line(f"{type(error).__name__}: {error}")}
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 # --- on other machines -------------------------------------------------------------------------------------------
@@ -283,27 +288,50 @@ def _distributed(client, clip, jobs: Iterator[Job]) -> Iterator[list[dict]]:
 # --- the file ----------------------------------------------------------------------------------------------------
 
 
-def _resume(file: Path, columns: list[str], settings: dict) -> dict[tuple[str, str], dict]:
-    """The finished rows of `file`, a half-written last line cut off; a new file where there is none."""
+def _resume(
+    file: Path, columns: list[str], settings: dict, order: list[tuple[str, str]], texts: dict[str, str]
+) -> dict[tuple[str, str], dict]:
+    """The rows of `file` that need not be made again, a half-written last line cut off; a new file where there is none.
+
+    order: (pair, label) of the rows that are asked for, of which those that failed are left out; texts: pair -> its text.
+    """
     beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=str))
-    lines = file.read_bytes() if file.exists() else b""
-    lines = lines[: lines.rfind(b"\n") + 1]
-    if lines:
-        known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
-        methods = {label: settings["methods"].get(label, was) for label, was in known.get("methods", {}).items()}
+    content = file.read_bytes() if file.exists() else b""
+    new = (",".join(columns) + "\n").encode().startswith(content)  # nothing is in it yet but (a part of) our header
+    content, done, instead = content[: content.rfind(b"\n") + 1], {}, "choose another file or delete it"
+    if not new:
+        try:
+            known = json.loads(beside.read_text(encoding="utf-8"))
+            methods = {label: settings["methods"].get(label, was) for label, was in known["methods"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise ValueError(f"{file} has no {beside.name} beside it that says how it was made; {instead}") from None
         for key, value in {**settings, "methods": methods}.items():
             if (was := known.get(key)) != value:
-                raise ValueError(f"{file} was made with {key} = {was}, not {value}; choose another file or delete it")
+                raise ValueError(f"{file} was made with {key} = {was}, not {value}; {instead}")
         settings["methods"] = known["methods"] | settings["methods"]
+        try:
+            rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
+            if rows.fieldnames != columns:
+                raise ValueError(f"its columns are {', '.join(rows.fieldnames or [])}")
+            for row in rows:
+                numbers = {key: float(row[key] or "nan") for key in columns[4:-1]}  # pandas leaves nan empty
+                done[row["pair"], row["method"]] = {key: row[key] for key in columns} | numbers
+        except (ValueError, csv.Error) as error:
+            raise ValueError(f"{file} is not a table of this run: {error}; {instead}") from None
+        for key in order:
+            if key in done and done[key]["error"]:
+                del done[key]
+        for (pair, _), row in done.items():
+            was = row["text"]
+            if (text := texts.get(pair, was)) != was:
+                raise ValueError(f"{file} holds pair {pair!r} with the text {was!r}, the data set now says {text!r}; {instead}")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
-    if not lines:
+    if new:
         _write(file, columns, [], "w")
-        return {}
-    os.truncate(file, len(lines))
-    rows = csv.DictReader(io.StringIO(lines.decode("utf-8"), newline=""))
-    done = ({**row, **{key: float(row[key]) for key in columns[4:-1]}} for row in rows)
-    return {(row["pair"], row["method"]): row for row in done}
+    else:
+        os.truncate(file, len(content))
+    return done
 
 
 def _write(file: Path, columns: list[str], rows: Iterable[dict], mode: str) -> None:
@@ -322,6 +350,11 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
     part = file.with_name(file.name + ".part")
     write(part)
     os.replace(part, file)
+
+
+def _named(clip) -> str:
+    """The model's name, and the dtype of its passes where that is not float32: their numbers differ."""
+    return clip.name if clip.dtype == torch.float32 else f"{clip.name} in {str(clip.dtype).removeprefix('torch.')}"
 
 
 def checksum(clip) -> str:
@@ -416,11 +449,11 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 
 def about(clip, dataset: Sequence, rows: pd.DataFrame) -> pd.DataFrame:
-    """Whose numbers `rows` are, in one row: model, weights (`checksum`), dataset, pairs (in `rows`), of (in the dataset),
-    paper_pairs (that the paper measured; nan for data that are not the paper's), failures (rows without metrics).
+    """Whose numbers `rows` are, in one row: model (and its dtype, if not float32), weights (`checksum`), dataset, pairs
+    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's), failures (rows without metrics).
     """
     name = getattr(dataset, "name", "custom")
-    row = {"model": clip.name, "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}
+    row = {"model": _named(clip), "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}
     row |= {"paper_pairs": PAPER_PAIRS.get(name, np.nan), "failures": int((rows.error != "").sum())}
     return pd.DataFrame([row])
 

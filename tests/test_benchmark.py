@@ -160,9 +160,8 @@ def test_cut_anywhere_it_ends_with_the_same_table(golden_clip, undisturbed, tmp_
     content, settings = out.read_bytes(), out.with_name("rows.csv.settings.json").read_bytes()
     ends = [m.end() for m in re.finditer(b"\n", content)]
     cuts = [20, ends[0] + 40, ends[4], ends[12] - 1, ends[15] + 30, len(content) - 1, len(content)]
-    ran = []
-    prepare = benchmark._prepare
-    monkeypatch.setattr(benchmark, "_prepare", lambda *a: ran.append(a) or prepare(*a))
+    ran, results = [], benchmark._results
+    monkeypatch.setattr(benchmark, "_results", lambda *a: ran.append(a) or results(*a))
     for cut in cuts:
         file = tmp_path / f"{cut}.csv"
         file.write_bytes(content[:cut])
@@ -170,7 +169,7 @@ def test_cut_anywhere_it_ends_with_the_same_table(golden_clip, undisturbed, tmp_
         ran.clear()
         assert_same(go(golden_clip, dataset, file), rows)
         assert_same(read(file).astype(rows.dtypes), rows)
-    assert ran == []  # the last file was whole: nothing was done again
+    assert ran == []  # the last file was whole: no method ran again, though the broken picture was tried
 
 
 CHILD = """
@@ -237,9 +236,81 @@ def test_other_settings_are_refused(golden_clip, undisturbed):
 
 def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="mine.csv was made with model = None, not .*; choose another file"):
+    with pytest.raises(ValueError, match="mine.csv has no mine.csv.settings.json beside it that says how it was made; choose"):
         go(golden_clip, pairs(1), tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    "content, settings, message",
+    [
+        (b"a,b\n1,2\n", None, "rows.csv is not a table of this run: its columns are a, b; choose another file"),
+        (b"half a line", None, "rows.csv is not a table of this run: its columns are ; choose another file"),
+        (b"noise,noise/0,a dog,random,x,0,0,0,0,0,\n", None, "is not a table of this run: could not convert .* 'x'; choose"),
+        (b"\xff\n", None, "is not a table of this run: .*; choose another file"),
+        (b"half a line", "{", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
+        (b"half a line", "[]", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
+    ],
+)
+def test_a_file_that_is_no_table_of_the_run_is_refused_as_it_is(golden_clip, tmp_path, content, settings, message):
+    out, beside = tmp_path / "rows.csv", tmp_path / "rows.csv.settings.json"
+    go(golden_clip, pairs(1), out, methods=["random"])
+    out.write_bytes(out.read_bytes().split(b"\n")[0] + b"\n" + content if content.startswith(b"noise") else content)
+    beside.write_text(settings or beside.read_text())
+    before = out.read_bytes(), beside.read_text()
+    with pytest.raises(ValueError, match=message):
+        go(golden_clip, pairs(1), out, methods=["random"])
+    assert (out.read_bytes(), beside.read_text()) == before
+
+
+def test_a_file_that_pandas_saved_again_goes_on(golden_clip, undisturbed, tmp_path):
+    dataset, rows, out = undisturbed
+    pd.read_csv(out, float_precision="round_trip").to_csv(tmp_path / "rows.csv", index=False)
+    assert b",,,,," in (tmp_path / "rows.csv").read_bytes()
+    (tmp_path / "rows.csv.settings.json").write_bytes(out.with_name("rows.csv.settings.json").read_bytes())
+    assert_same(go(golden_clip, dataset, tmp_path / "rows.csv"), rows)
+
+
+def test_rows_of_an_edited_data_set_are_refused(golden_clip, tmp_path):
+    """A row put in at the top gives every pair another's id; one whose text was mended is another pair."""
+    out = tmp_path / "rows.csv"
+    first = Pairs([Pair(0, "a cat"), Pair(1, "a  dgo")])
+    kept = go(golden_clip, first, out, methods=["random"])
+    before = out.read_bytes()
+    for texts in (["a new first", "a cat", "a dog"], ["a cat", "a dog"]):
+        edited = Pairs(Pair(k, text) for k, text in enumerate(texts))
+        message = "rows.csv holds pair 'noise/[01]' with the text '.*', the data set now says '.*'; choose another file or delete"
+        with pytest.raises(ValueError, match=message):
+            go(golden_clip, edited, out, methods=["random", "centre"])
+    assert out.read_bytes() == before
+    assert_same(go(golden_clip, first, out, methods=["random"]), kept)
+
+
+def test_what_failed_is_tried_again(golden_clip, tmp_path, monkeypatch):
+    """And nothing that was done is lost or done again: other rows keep their seconds."""
+    monkeypatch.setitem(nibkit.METHODS, "picky", _picky(RuntimeError))
+    out, dataset = tmp_path / "rows.csv", pairs(4)
+    dataset[2] = Broken(2)
+    before = go(golden_clip, dataset, out, methods=["random", "picky"])
+    assert list(before.error != "") == [False, True, False, False, True, True, False, False]
+    again = go(golden_clip, dataset, out, methods=["random", "picky"])
+    pd.testing.assert_frame_equal(again, before)
+    monkeypatch.setitem(nibkit.METHODS, "picky", nibkit.METHODS["random"])
+    dataset[2] = Pair(2)
+    mended = go(golden_clip, dataset, out, methods=["random", "picky"])
+    assert (mended.error == "").all() and mended[METRICS].notna().all(axis=None)
+    kept = before.error == ""
+    pd.testing.assert_frame_equal(mended[kept], before[kept])
+    assert_same(read(out).astype(mended.dtypes), mended)
+
+
+def test_a_run_in_half_precision_has_rows_of_its_own(golden_clip, tmp_path):
+    half = golden_clip.around(golden_clip.model, torch.bfloat16)
+    go(golden_clip, pairs(1), tmp_path / "rows.csv", methods=["random"])
+    with pytest.raises(ValueError, match=r"made with model = (.*), weights (\w+), not \1 in bfloat16, weights \2; "):
+        go(half, pairs(1), tmp_path / "rows.csv", methods=["random"])
+    about = benchmark.about(half, pairs(1), go(half, pairs(1), methods=["random"]))
+    assert benchmark.caption(about).startswith(f"Ours: {golden_clip.name} in bfloat16, weights ")
 
 
 @pytest.mark.parametrize(
