@@ -10,6 +10,7 @@ looking at the middle, it gets there as well.
 import functools
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import zip_longest
@@ -46,21 +47,35 @@ def _names(pair) -> list[str]:
 
 def gathered(pairs: Sequence) -> PairDataset:
     """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it) and
-    the caption "a photo of a {name}": the picture's masks side by side, each under its name. Other pairs stay as they are.
+    the caption "a photo of a {name}": the picture's masks side by side, each under its name, those of one name joined.
+    Other pairs, among them those whose picture or mask cannot be read, stay as they are.
     """
-    found, readers = {}, {}
+    found, pictures = [], {}
     for pair in pairs:
         match = re.fullmatch("a photo of an? (.+)", pair.text)
-        if not match or _names(pair) != ["object"]:
-            found[pair.id] = pair
+        image = _image(pair) if match and _names(pair) == ["object"] else None
+        if image is None:
+            found.append(pair)
             continue
-        key = hashlib.sha256(pair.image.tobytes()).hexdigest()
-        readers.setdefault(key, {})[match[1]] = pair.read_masks
-        found.setdefault(key, pair)
-    together = lambda masks: {name: read()["object"] for name, read in masks.items()}  # noqa: E731
-    for key, masks in readers.items():
-        found[key] = replace(found[key], read_masks=functools.partial(together, masks))
-    return PairDataset(getattr(pairs, "name", "custom"), list(found.values()))
+        key = image.size, hashlib.sha256(image.tobytes()).digest()
+        if key not in pictures:
+            pictures[key] = len(found), defaultdict(list)
+            found.append(pair)
+        pictures[key][1][match[1]].append(pair.read_masks)
+    for place, readers in pictures.values():
+        found[place] = replace(found[place], read_masks=functools.partial(_joined, readers))
+    return PairDataset(getattr(pairs, "name", "custom"), found)
+
+
+def _image(pair):
+    try:
+        return pair.image
+    except DataError:
+        return None
+
+
+def _joined(readers: dict[str, list]) -> dict[str, np.ndarray]:
+    return {name: np.any([read()["object"] for read in reads], axis=0) for name, reads in readers.items()}
 
 
 def queries(pairs: Sequence, several: bool = False) -> PairDataset:

@@ -207,6 +207,8 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
     pairs = data.load(write_csv(tmp_path / "pairs.csv", *rows))
     assert pairs[0].words == {1: "cat", 4: "dog"}
     assert {name: int(mask.sum()) for name, mask in pairs[0].masks.items()} == {"cat": 3, "dog": 8}
+    twins = data.load(write_csv(tmp_path / "twins.csv", rows[0], ["1.png", "a dog", "labels.png", "dog dog", ""]))
+    assert {name: int(mask.sum()) for name, mask in twins[0].masks.items()} == {"dog": 3 + 8}
     assert np.array_equal(pairs[1].masks["object"], labels > 0)
     boxed = pairs[2].masks["object"]
     assert boxed.sum() == 4 and boxed[0, :2].all() and boxed[4:, 7].all()

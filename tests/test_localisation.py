@@ -238,3 +238,31 @@ def test_rows_of_a_csv_with_masks(scenes, masked_csv):
     assert bear["named"] > cup["named"] == pytest.approx(bear["other"], abs=1e-6) and np.isnan(alone["other"])
     assert [x["word_share"] for x in (cup, bear, alone)] == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(some["word_share"])
     assert "small.png is 5 x 5, its picture 64 x 48" in small["error"] and not any(x["error"] for x in (cup, alone, some, bear))
+
+
+def test_several_objects_of_one_name_are_one_mask(tmp_path):
+    """Two dogs and a cat in one picture, and a picture of the same bytes in another shape."""
+    Image.new("RGB", (64, 48), "red").save(tmp_path / "wide.png")
+    Image.new("RGB", (48, 64), "red").save(tmp_path / "high.png")
+    rows = ["wide.png,a photo of a dog,0 0 8 8", "wide.png,a photo of a cat,60 40 64 48", "wide.png,a photo of a dog,4 0 24 8"]
+    rows += ["high.png,a photo of a dog,0 0 2 2"]
+    (tmp_path / "boxes.csv").write_text("image,text,boxes\n" + "\n".join(rows) + "\n")
+    wide, high = localisation.gathered(data.load(tmp_path / "boxes.csv"))
+    assert {name: int(mask.sum()) for name, mask in wide.masks.items()} == {"dog": 24 * 8, "cat": 4 * 8}
+    assert wide.masks["dog"][:8, :24].all() and {name: int(mask.sum()) for name, mask in high.masks.items()} == {"dog": 4}
+
+
+def test_a_broken_picture_or_a_repeated_id_is_no_pair_less(scenes):
+    """Masks that do not need the picture can be read where it cannot."""
+
+    def broken():
+        raise data.DataError("gone.png cannot be read")
+
+    mask = lambda: {"object": np.ones((224, 224), bool)}  # noqa: E731
+    good = replace(data.load("cat-and-dog")[0], text="a photo of a cat", read_masks=mask, words={})
+    gone = replace(good, id="gone", read_image=broken)
+    assert [p.id for p in localisation.gathered([gone, good])] == ["gone", good.id]
+    rows = benchmark.run(scenes, localisation.queries([gone, good]), ["centre"], measure=measures.TRUTH, progress=False)
+    assert list(rows.error) == ["DataError: gone.png cannot be read", ""]
+    free = replace(good, text="some cats")
+    assert [p.text for p in localisation.gathered([free, free])] == ["some cats"] * 2

@@ -98,8 +98,8 @@ def _instead(folder: Path) -> str:
 def _csv(path: Path) -> Iterator[dict]:
     """Any CSV file: a column of IMAGE, one of TEXT, and perhaps mask (with objects) or boxes; others are ignored.
 
-    mask: path of a picture; with objects (names with spaces between), value k is the k-th of them, without, all that is
-    not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after the other, with any signs between the numbers.
+    mask: path of a picture; with objects (names with spaces between), value k is the k-th of them (values of one
+    name are joined), without, all that is not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after the other, with any signs between the numbers.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -207,7 +207,9 @@ def _masks(path: Path, names: list[str], read_image) -> dict[str, np.ndarray]:
     values = np.asarray(image if image.mode in ("1", "L", "P") else image.convert("L"))
     if values.shape != (size := read_image().size)[::-1]:
         raise DataError(f"{path} is {values.shape[1]} x {values.shape[0]}, its picture {size[0]} x {size[1]}; make them one size")
-    return {name: values == k for k, name in enumerate(names, 1)} if names else {"object": values != 0}
+    if not names:
+        return {"object": values != 0}
+    return {name: np.isin(values, [k for k, other in enumerate(names, 1) if other == name]) for name in names}
 
 
 def _boxes(cell: str, read_image, where: str) -> dict[str, np.ndarray]:
