@@ -3,25 +3,30 @@
     rows = measure(nibkit.load("scenes"), data.load("scenes-captions")[:6], layers=[3, 6, 9])
     goals(rows)
 
-The gap alone proves little: it says that scores add up, not that each is right. Two controls stand beside the rules: the
-last scores in another order ("shuffled": they add up just as well), and the reference's own gap, which it never looked at.
+The gap alone proves little: it says that scores add up, not that each is right. Controls stand beside the rules: the last
+scores in another order ("shuffled": they add up just as well), the reference's own gap, which it never looked at, and the
+exact rule with its nodes placed by the true curves ("oracle"), which shows how much better placing could make it.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+from scipy.interpolate import CubicSpline
+from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from . import data
 from .models import load
-from .narrowing import FLAT, Bottleneck, fixed_rule, gauss, path
+from .narrowing import Bottleneck, Path, bend, exact_rule, gauss, path
 from .theory import bottlenecks
 from .towers import ragged
 
 PASSES = {"riemann": (10, 20, 50), "gauss": (10, 20, 50), "exact": (7, 10, 14, 20, 32)}
+TUNED = 24  # the first so many scenes-captions, on which the exact rule's constants were chosen, are no evidence
 LEAST = 0.05  # a gap is relative to the change of F, or to this where F changes less
 INDEX = ["layer", "part", "rule", "passes"]
 GOALS = {  # what is asked of the exact rule: passes, column, quantile over pairs, bound
@@ -31,16 +36,44 @@ GOALS = {  # what is asked of the exact rule: passes, column, quantile over pair
 }
 
 
-def reference(bottleneck: Bottleneck, points: int) -> Tensor:
-    """Token scores (B, T) by Gauss-Legendre on points / 10 panels of ten, equal in asinh(lam / lam0); meant for float64.
+class Dense(NamedTuple):
+    """The path of a batch at many points: token scores (B, T), and the curves behind them, sum_c z dF/dz (points, B, T) at lam
+    (points,)."""
+
+    scores: Tensor
+    lam: Tensor
+    slopes: Tensor
+
+
+def reference(bottleneck: Bottleneck, points: int) -> Dense:
+    """Gauss-Legendre on points / 10 panels of ten, equal in asinh(lam / lam0); meant for float64.
 
     lam0 is a tenth of the exact rule's scale of where F is nearly linear.
     """
-    lam0 = 0.1 * FLAT / bottleneck.state.tokens.square().mean().sqrt().item()
+    lam0 = 0.1 * bend(bottleneck.state).min()
     (x, weights), panels = gauss(10), points // 10
     width = np.arcsinh(1 / lam0) / panels
-    u = ((torch.arange(panels)[:, None] + x) * width).flatten()
-    return fixed_rule(bottleneck, lam0 * u.sinh(), weights.repeat(panels) * width * lam0 * u.cosh()).scores
+    u = ((torch.arange(panels)[:, None] + x) * width).flatten().to(bottleneck.target)
+    lam, b = lam0 * u.sinh(), len(bottleneck.target)
+    slopes = bottleneck.slope(lam.repeat_interleave(b), torch.arange(b, device=lam.device).repeat(points))[1].unflatten(0, (points, b))
+    return Dense(torch.einsum("n,nbt->bt", weights.to(lam).repeat(panels) * width * lam0 * u.cosh(), slopes), lam, slopes)
+
+
+def oracle(bottleneck: Bottleneck, dense: Dense, n: int) -> Path:
+    """The exact rule with n nodes placed by the true curves: what no way of placing nodes can be expected to beat.
+
+    Nodes per step of u: the root of the curves' second derivative (Euclidean over tokens), smoothed, and for 30 % uniform;
+    best of 63 such densities on layer 3, image, and layer 9, text.
+    """
+    found, lam0 = [], bend(bottleneck.state)
+    for slopes, scale in zip(dense.slopes.cpu().numpy().swapaxes(0, 1), lam0):
+        u = np.linspace(0, np.arcsinh(1 / scale), 800)
+        lam = dense.lam.cpu().numpy()
+        y = CubicSpline(np.arcsinh(lam / scale), slopes * np.hypot(lam, scale)[:, None])
+        density = gaussian_filter1d(np.sqrt(np.linalg.norm(y(u, 2), axis=1)), 20, mode="nearest")
+        share = np.cumsum(0.7 * density / density.mean() + 0.3)
+        found.append(scale * np.sinh(np.interp(np.linspace(share[0], share[-1], n), share, u)))
+    return exact_rule(bottleneck, 0.0, n, np.stack(found, 1))
 
 
 def measure(
@@ -74,31 +107,28 @@ def measure(
                 found = [(rule, n, p.scores) for (rule, n), p in paths.items()]
                 if double:
                     truth = reference(dense[part], points)
-                    shuffled = found[-1][2][:, torch.randperm(truth.shape[1], generator=torch.Generator().manual_seed(start))]
-                    found += [("shuffled", found[-1][1], shuffled), ("reference", points, truth)]
+                    order = torch.randperm(found[-1][2].shape[1], generator=torch.Generator().manual_seed(start))
+                    found += [("shuffled", found[-1][1], found[-1][2][:, order]), ("reference", points, truth.scores)]
+                    found += [("oracle", n, oracle(bottleneck, truth, n).scores) for n in passes.get("exact", ())]
                 for rule, n, scores in found:
                     table = pd.DataFrame({"pair": [pair.id for pair in chunk], "layer": layer, "part": part, "rule": rule})
                     table["passes"] = n
                     table["gap"] = 100 * ((scores.sum(1) - change).abs() / change.abs().clamp(min=LEAST)).cpu().numpy()
                     table["correlation"], table["error"] = np.nan, np.nan
                     if double:
-                        ours, true = (_shown(clip, part, x, ids) for x in (scores, truth))
+                        ours, true = (_shown(clip, part, x, ids) for x in (scores, truth.scores))
                         table["correlation"] = [np.corrcoef(a, b)[0, 1] for a, b in zip(ours, true)]
                         table["error"] = [100 * np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(ours, true)]
                     tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
-def bundle(n: int = 16, n_random: int = 2, device: str = "auto") -> pd.DataFrame:
-    """The bundled convergence.csv: `measure` on the first n scenes-captions at layers 3, 6 and 9, and on the first n_random
-    with ViT-B/32's architecture and random weights at layers 3 and 9, without a reference; with a column model.
-
-    The rule's constants were chosen on the first 24 scenes-captions, so a check on others takes `measure`.
-    """
-    pairs, scenes = data.load("scenes-captions"), load("scenes", device=device)
+def bundle(n: int = 24, n_random: int = 8, device: str = "auto") -> pd.DataFrame:
+    """The bundled convergence.csv: `measure` on n scenes-captions from number TUNED on, at layers 3, 6 and 9, and on n_random of
+    them with ViT-B/32's architecture and random weights at layers 3 and 9, without a reference; with a column model."""
+    pairs, scenes = data.load("scenes-captions")[TUNED:], load("scenes", device=device)
     random = load("ViT-B/32", device=device, pretrained=False)
-    small = {"riemann": (10, 20), "gauss": (10, 20), "exact": (7, 10, 14, 20, 32)}
-    runs = (scenes, pairs[:n], (3, 6, 9), PASSES, 480), (random, pairs[:n_random], (3, 9), small, 0)
+    runs = (scenes, pairs[:n], (3, 6, 9), PASSES, 2000), (random, pairs[:n_random], (3, 9), PASSES, 0)
     return pd.concat([measure(*run).assign(model=run[0].name) for run in runs], ignore_index=True)
 
 
@@ -122,13 +152,16 @@ def curve(rows: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> 
 
 
 def goals(rows: pd.DataFrame) -> pd.DataFrame:
-    """GOALS beside what the exact rule reached: columns layer, part, n, goal, asked, reached, verdict ("PASS" or "open")."""
+    """GOALS beside what the exact rule reached: columns layer, part, n, goal, asked, reached, oracle, verdict ("PASS" or "open").
+
+    oracle: what the same rule reaches with nodes placed by the true curves. Where that misses too, no placing will do.
+    """
     table = []
-    for (layer, part), group in rows[rows.rule == "exact"].groupby(["layer", "part"], sort=False):
+    for (layer, part), group in rows.groupby(["layer", "part"], sort=False):
         for goal, (passes, column, q, bound) in GOALS.items():
-            values = group.loc[group.passes == passes, column]
+            values, best = (group.loc[(group.rule == rule) & (group.passes == passes), column] for rule in ("exact", "oracle"))
             reached, least = values.quantile(q), column == "correlation"
             met = reached >= bound if least else reached <= bound
             asked = f">= {bound:g}" if least else f"<= {bound:g} %"
-            table.append((layer, part, len(values), goal, asked, reached, "PASS" if met else "open"))
-    return pd.DataFrame(table, columns=["layer", "part", "n", "goal", "asked", "reached", "verdict"])
+            table.append((layer, part, len(values), goal, asked, reached, best.quantile(q), "PASS" if met else "open"))
+    return pd.DataFrame(table, columns=["layer", "part", "n", "goal", "asked", "reached", "oracle", "verdict"])

@@ -11,7 +11,7 @@ from nibkit import convergence
 from nibkit.narrowing import LOOSE, Bottleneck, exact_rule, panels, settle
 from nibkit.paths import bundled
 
-PAIRS = nibkit.data.load("scenes-captions")[:3]
+PAIRS = nibkit.data.load("scenes-captions")[convergence.TUNED :][:3]
 
 
 def layers(heights, scales) -> Bottleneck:
@@ -92,7 +92,7 @@ def test_a_residue_goes_to_the_tokens_in_doubt():
 
 def test_the_reference_is_exact_for_boundary_layers():
     scales = (1e-5, 1e-3, 0.1)
-    scores = convergence.reference(layers((0.4, -0.2, 0.3), scales), 480)[0]
+    scores = convergence.reference(layers((0.4, -0.2, 0.3), scales), 480).scores[0]
     np.testing.assert_allclose(scores, (0.4, -0.2, 0.3) / np.sqrt(1 + np.square(scales)), atol=1e-8)
 
 
@@ -129,7 +129,21 @@ def test_goals_are_judged_by_the_rows():
     rows["gap"], rows["correlation"] = [9.0] * 4 + [0.5, 0.9, 0.9, 30.0], [0.996] * 4 + [0.1] * 4
     table = convergence.goals(rows).set_index("goal")
     assert table.verdict.to_dict() == {"median gap at 20": "PASS", "95 % gap at 20": "open", "median correlation at 10": "PASS"}
-    assert (table.n == 4).all() and table.reached["median gap at 20"] == pytest.approx(0.9)
+    assert (table.n == 4).all() and table.oracle.isna().all() and table.reached["median gap at 20"] == pytest.approx(0.9)
+
+
+def test_the_oracle_puts_nodes_where_the_curves_bend():
+    """Two narrow layers: nodes placed by the true curves find them, equal steps and two more do not."""
+    heights, scales = (0.4, -0.3), (1e-3, 1.3e-3)
+    bottleneck = layers(heights, scales)
+    truth = convergence.reference(bottleneck, 480)
+    far = {n: [(p.scores - truth.scores).abs().max().item() for p in (convergence.oracle(bottleneck, truth, n), exact_rule(bottleneck, 0, n))] for n in (9, 12)}
+    assert far[9][0] < 0.5 * far[9][1] and far[12][0] < far[9][0]
+
+
+def test_the_oracle_is_no_worse_than_the_rule(rows):
+    wide = rows.pivot_table(index="part", columns=["rule", "passes"], values="error", aggfunc="median")
+    assert (wide["oracle", 10] < wide["exact", 10]).all()
 
 
 def test_points_are_refused(scenes):
@@ -140,6 +154,6 @@ def test_points_are_refused(scenes):
 def test_the_bundled_table_is_what_the_code_computes(rows):
     kept = pd.read_csv(bundled("convergence.csv")).query("model == 'scenes' and layer == 9")
     kept = kept.set_index(["pair", "part", "rule", "passes"])
-    ours = rows[rows.rule.isin(["riemann", "exact"])].set_index(["pair", "part", "rule", "passes"])
+    ours = rows[rows.rule.isin(["riemann", "exact", "oracle"])].set_index(["pair", "part", "rule", "passes"])
     np.testing.assert_allclose(ours.error, kept.loc[ours.index].error, rtol=0.05, atol=0.5)
     np.testing.assert_allclose(ours.gap, kept.loc[ours.index].gap, rtol=0.05, atol=0.2)

@@ -9,16 +9,16 @@ from . import Run
 def command(parser: argparse.ArgumentParser) -> Run:
     """measure how fast NIB's rules converge (gap, distance from a dense float64 integral, against gradient passes)
 
-    The bundled data/convergence.csv, which notebook 09 draws, is this command's output; ten minutes on one CPU core.
+    The bundled data/convergence.csv, which notebook 09 draws, is this command's output.
 
     examples:
 
         python -m nibkit convergence data/convergence.csv                        the bundled table, made again
-        python -m nibkit convergence mine.csv --pairs 100 --random-pairs 10      on more pairs
+        python -m nibkit convergence mine.csv --pairs 100 --random-pairs 20      on more pairs
     """
     parser.add_argument("out", metavar="CSV", help="write the table there")
-    parser.add_argument("--pairs", type=int, default=16, metavar="N", help="pairs of scenes-captions (default 16)")
-    parser.add_argument("--random-pairs", type=int, default=2, metavar="N", help="with ViT-B/32's size, random weights (default 2)")
+    parser.add_argument("--pairs", type=int, default=24, metavar="N", help="pairs of scenes-captions (default 24)")
+    parser.add_argument("--random-pairs", type=int, default=8, metavar="N", help="with ViT-B/32's size, random weights (default 8)")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
 
     def run(args: argparse.Namespace) -> int:
