@@ -8,6 +8,7 @@
 
 - The paper: `nibkit.narrowing` (NIB itself), `nibkit.convergence`, `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`,
   `nibkit.related`.
+- Arguments: `nibkit.checks`.
 - Models: `nibkit.models`, `nibkit.towers`, `nibkit.backends`, `nibkit.sharing`.
 - Scores: `nibkit.methods`, `nibkit.attribution`, `nibkit.maps`, `nibkit.interop`, `nibkit.explorer`.
 - Data: `nibkit.data`, `nibkit.scenes`, `nibkit.paths`.
@@ -16,12 +17,13 @@
 - Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.colab`, `nibkit.commands`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
 from . import data, metrics
 from .attribution import Attribution
+from .checks import one_of
 from .methods import METHODS
 from .models import Clip, load
 
@@ -44,10 +46,15 @@ def explain(
     >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0)?
     [True, True]
     """
-    if method not in METHODS:
-        raise ValueError(f"method {method!r} is not one of: {', '.join(METHODS)}")
-    images = [image] if isinstance(image, Image.Image) else list(image)
-    texts = [text] if isinstance(text, str) else list(text)
+    one_of("method", method, METHODS)
+    several = lambda given: isinstance(given, Iterable) and not isinstance(given, str)  # noqa: E731
+    images, texts = (list(given) if several(given) else [given] for given in (image, text))
+    if not images or not texts:
+        raise ValueError("there is no picture or no text; give one or more of both")
+    if wrong := [i for i in images if not isinstance(i, Image.Image)]:
+        raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
+    if any(isinstance(t, str) and not t.strip() for t in texts):
+        raise ValueError('a text is empty; give a caption such as "a dog"')
     n = max(len(images), len(texts))
     images, texts = (items * n if len(items) == 1 else items for items in (images, texts))
     if len(images) != len(texts):

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         return args.run(args)
-    except (ValueError, FileNotFoundError, ImportError) as error:  # bad input or no such extra, refused with a sentence
+    except (ValueError, OSError, ImportError) as error:  # bad input, no such file, weights or extra: refused with a sentence
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,6 +10,8 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
+from .checks import one_of, whole
+from .metrics import PROTOCOLS
 from .sharing import shared, timed
 from .towers import bytes_of
 
@@ -68,37 +71,53 @@ class Attribution:
         return [min_max(t) for t in self.text]
 
 
-COMMON = ("layer", "steps", "protocol", "seed", "batch_size")
+def _batch_size(name: str, value: object) -> int | str:
+    try:
+        return whole(name, value)
+    except ValueError:
+        bytes_of(value)  # whose sentence names all that is allowed
+        return value
 
 
-def method(function=None, *, attention: bool = False):
+COMMON = {  # option -> its check; "layer" is checked with the model
+    "steps": whole,
+    "protocol": functools.partial(one_of, allowed=PROTOCOLS),
+    "seed": functools.partial(whole, least=0, most=2**32 - 1),
+    "batch_size": _batch_size,
+}
+
+
+def method(function=None, *, attention: bool = False, layers: Callable | None = None, **checks: Callable):
     """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
 
-    Every method takes the COMMON options and ignores those it has no use for; any other unknown option is refused.
-    batch_size bounds memory, not results: rows at once, or a budget (`Tower.rows_at_once`), by default "auto". Inputs
-    are checked before work starts, and `info` gains the pair's share of the seconds that the method takes by itself:
-    what it found computed (`sharing`) is counted in.
-    `layer` reaches the function as a pair.
-    attention: the method reads the blocks' attention, so a tower without it is refused.
+    Every method takes `layer` and the COMMON options and ignores those it has no use for; any other unknown option is
+    refused. batch_size bounds memory, not results: rows at once, or a budget (`Tower.rows_at_once`), by default "auto".
+    Inputs are checked before work starts, and `info` gains the pair's share of the seconds that the method takes by
+    itself: what it found computed (`sharing`) is counted in.
+
+    attention: the method reads the blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the
+    pair that reaches the function; `Clip.layers` by default. checks: an option of the function's own -> its check, (name,
+    value) -> value or a ValueError, as in `checks`. The method's attribute `check`, (clip, options) -> the options as they
+    reach the function, checks them without a run: ValueError, or TypeError for an unknown one.
     """
     if function is None:
-        return functools.partial(method, attention=attention)
-    takes = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        return functools.partial(method, attention=attention, layers=layers, **checks)
+    takes = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    known = COMMON | checks
+
+    def check(clip, options: Mapping) -> dict:
+        allowed = {"layer", *COMMON, *takes}
+        if unknown := sorted(options.keys() - allowed):
+            said = f"method {function.__name__!r} has no option {unknown[0]!r}"
+            raise TypeError(f"{said}; it takes {', '.join(sorted(allowed))}")
+        found = {name: known[name](name, value) if name in known else value for name, value in options.items()}
+        layer = options.get("layer")
+        found["layer"] = layers(clip, layer) if layers else clip.layers(layer)
+        return {name: value for name, value in found.items() if name in takes}
 
     @functools.wraps(function)
     def run(clip, pixels, ids, **options):
-        if unknown := options.keys() - {*takes, *COMMON}:
-            raise TypeError(f"{function.__name__} has no option {sorted(unknown)[0]!r}; it takes {', '.join(takes)}")
-        if options.get("protocol", "paper") not in ("paper", "corrected"):
-            raise ValueError(f"protocol={options['protocol']!r} is not one of: paper, corrected")
-        if isinstance(n := options.get("steps", 1), bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"steps={n!r} is not a whole number >= 1")
-        n = options.get("batch_size", "auto")
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            bytes_of(n)
-        layers = clip.layers(options.pop("layer", None))
-        if "layer" in takes:
-            options["layer"] = layers
+        options = check(clip, options)
         for tower in (clip.image, clip.text) if attention else ():
             if tower.unattended:
                 raise ValueError(
@@ -107,10 +126,11 @@ def method(function=None, *, attention: bool = False):
                 )
         clip.check(pixels, ids)
         with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
-            result = function(clip, pixels, ids, **{k: v for k, v in options.items() if k in takes})
+            result = function(clip, pixels, ids, **options)
         result.info["seconds"] = clock.seconds / len(pixels)
         return result
 
+    run.check = check
     return run
 
 

@@ -9,7 +9,6 @@ A run is resumed from its file; what is made of it are tables:
 import csv
 import functools
 import html
-import inspect
 import io
 import itertools
 import json
@@ -30,7 +29,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 from tqdm.auto import tqdm
 
-from .attribution import COMMON
+from .checks import one_of, whole
 from .claims import PAPER_PAIRS
 from .claims import table as paper_table
 from .data import PairDataset
@@ -95,13 +94,11 @@ def run(
     Columns: dataset, pair, text, method (the label), those of `measure` (by default the four metrics of
     `metrics.confidence`, percent points), seconds (per pair, what the method takes by itself: work that methods share is
     done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a
-    picture that cannot be read, a caption that is too long, a method that failed on this pair. Errors: ValueError, before
-    the work; with a client, RuntimeError.
+    picture that cannot be read, a caption that is too long, a method that failed on this pair. Errors, before the
+    work: ValueError, or TypeError for an option that a method does not have; with a client, RuntimeError.
     """
-    if batch < 1 or n_pairs < 0:
-        raise ValueError(f"batch={batch} must be at least 1, and n_pairs={n_pairs} at least 0 (all pairs)")
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+    batch, n_pairs = whole("batch", batch), whole("n_pairs", n_pairs, 0)
+    one_of("protocol", protocol, PROTOCOLS)
     columns = ["dataset", "pair", "text", "method", *measure.columns, *COST, "error"]
     if client is not None and clip.source is None:
         raise ValueError(f"{clip} was not made by nibkit.load; workers load the model themselves and do not know how")
@@ -113,6 +110,8 @@ def run(
     if len(set(order)) < len(order):
         raise ValueError("two pairs of the dataset have the same id; rows could not be told apart: give each its own")
     name = getattr(dataset, "name", "custom")
+    if not pairs:
+        raise ValueError(f"the dataset {name} has no pairs")
 
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(out or Path(scratch) / "rows.csv")
@@ -138,17 +137,14 @@ def run(
 
 def _plan(clip, methods, common: dict) -> dict[str, tuple[str, dict]]:
     """label -> (name of METHODS, all its options), mistakes refused."""
+    if isinstance(methods, str):
+        raise ValueError(f"methods={methods!r} is one name; give a list of names: [{methods!r}]")
     plan = dict(methods) if isinstance(methods, Mapping) else {name: (name, {}) for name in methods}
-    for label, (name, own) in plan.items():
-        if name not in METHODS:
-            raise ValueError(f"method {name!r} is not one of: {', '.join(METHODS)}")
-        options = {**common, **own}
-        parameters = inspect.signature(METHODS[name]).parameters.values()
-        takes = {*COMMON, *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)}
-        if unknown := sorted(options.keys() - takes):
-            raise ValueError(f"method {name!r} has no option {unknown[0]!r}; it takes {', '.join(sorted(takes))}")
-        clip.layers(options.get("layer"))
-        plan[label] = name, options
+    for label, how in plan.items():
+        if not isinstance(how, tuple | list) or len(how) != 2 or not isinstance(how[1], Mapping):
+            raise ValueError(f"methods[{label!r}]={how!r} is not (name, options) such as ('nib', {{'rule': 'exact'}})")
+        plan[label] = one_of("method", how[0], METHODS), {**common, **how[1]}
+        METHODS[how[0]].check(clip, plan[label][1])
     return plan
 
 
@@ -295,7 +291,7 @@ def _resume(
 
     order: (pair, label) of the rows that are asked for, of which those that failed are left out; texts: pair -> its text.
     """
-    beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=str))
+    beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=_plain))
     content = file.read_bytes() if file.exists() else b""
     new = (",".join(columns) + "\n").encode().startswith(content)  # nothing is in it yet but (a part of) our header
     content, done, instead = content[: content.rfind(b"\n") + 1], {}, "choose another file or delete it"
@@ -332,6 +328,10 @@ def _resume(
     else:
         os.truncate(file, len(content))
     return done
+
+
+def _plain(value: object) -> object:
+    return value.item() if isinstance(value, np.generic) else str(value)  # an option may be one of numpy's integers
 
 
 def _write(file: Path, columns: list[str], rows: Iterable[dict], mode: str) -> None:
@@ -401,14 +401,23 @@ def summary(
     return pd.DataFrame(list(groups.values()), index=index)
 
 
+def paired_test(difference: np.ndarray) -> tuple[float, str]:
+    """Two-sided p of paired differences, and the test's name: Wilcoxon's signed ranks; where all that differ have one size,
+    McNemar's exact test.
+    """
+    moved = difference[difference != 0]
+    if len(np.unique(np.abs(moved))) > 1:
+        return float(stats.wilcoxon(difference).pvalue), "Wilcoxon"
+    return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0, "McNemar"
+
+
 def compare(
     rows: pd.DataFrame, method: str = "nib", level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
     """Per metric, `method` against the runner-up (the best mean of all others in `rows`), over the pairs both measured.
 
     Columns: runner_up, n, difference (method - runner-up, percent points; low, high: its bootstrap interval), better
-    (the difference favours the method), p (two-sided), test: Wilcoxon's signed ranks for a drop, McNemar's exact test
-    for an increase.
+    (the difference favours the method), p and test (`paired_test`: Wilcoxon for a drop, McNemar for an increase).
     """
     rows = rows[_measured(rows)]
     names = list(rows.method.unique())
@@ -419,11 +428,7 @@ def compare(
         others = wide[metric].drop(columns=method).mean()
         runner_up = others.idxmax() if higher else others.idxmin()
         difference = (wide[metric][method] - wide[metric][runner_up]).dropna().to_numpy(float)
-        wins, losses = (difference > 0).sum(), (difference < 0).sum()
-        if metric.endswith("increase"):
-            test, p = "McNemar", stats.binomtest(wins, wins + losses).pvalue if wins + losses else 1.0
-        else:
-            test, p = "Wilcoxon", stats.wilcoxon(difference).pvalue if wins + losses else 1.0
+        p, test = paired_test(difference)
         mean, (low, high) = difference.mean(), intervals(difference[:, None], level, resamples, seed)[:, 0]
         table[metric] = {
             "runner_up": runner_up, "n": len(difference), "difference": mean, "low": low, "high": high,

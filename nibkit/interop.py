@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import one_of, whole
 from .methods import METHODS
 from .models import Clip
 from .narrowing import paths
@@ -62,14 +63,12 @@ class NIB:
         Captum, delta = sum of the scores - (F(Z) - F(0)).  Errors: ValueError.
         """
         pixels, ids = inputs
-        if method not in RULES:
-            raise ValueError(f"method={method!r} is not one of: {', '.join(RULES)}")
-        if isinstance(n_steps, bool) or not isinstance(n_steps, int) or n_steps < 1:
-            raise ValueError(f"n_steps={n_steps!r} is not a whole number >= 1")
+        rule, n_steps = RULES[one_of("method", method, RULES)], whole("n_steps", n_steps)
+        rows = whole("internal_batch_size", internal_batch_size)
         self.clip.check(pixels, ids)
-        options = {"tol": 0.01, "max_passes": 64, "batch_size": internal_batch_size}
+        options = {"tol": 0.01, "max_passes": 64, "batch_size": rows}
         with torch.enable_grad():
-            image, text = paths(self.clip, pixels, ids, self.layer, RULES[method], n_steps, **options)
+            image, text = paths(self.clip, pixels, ids, self.layer, rule, n_steps, **options)
         scores = image.scores, ragged(text.scores, ids)
         return (scores, (image.delta, text.delta)) if return_convergence_delta else scores
 
@@ -102,9 +101,7 @@ def explain_func(model: CaptionLogits, inputs: np.ndarray, targets: np.ndarray, 
     (a name of METHODS, default "nib") and its options, such as layer=9, rule="exact". Errors: ValueError, TypeError.
     """
     options = {k: v for k, v in kwargs.items() if k not in ("method", "device")}  # Quantus may add a device
-    name = kwargs.get("method", "nib")
-    if name not in METHODS:
-        raise ValueError(f"method {name!r} is not one of: {', '.join(METHODS)}")
+    name = one_of("method", kwargs.get("method", "nib"), METHODS)
     clip = model.clip
     pixels = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=clip.device)
     ids = [model.ids[int(k)] for k in np.asarray(targets)]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import one_of
 from .sharing import once
 from .towers import State, at_least_single
 
@@ -82,8 +83,7 @@ def confidence(
     >>> [round(abs(value), 3) for value in whole.loc[0, ["image_drop", "text_drop"]]]  # nothing hidden, nothing lost
     [0.0, 0.0]
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+    one_of("protocol", protocol, PROTOCOLS)
     clip.check(pixels, ids)
     maps = torch.as_tensor(np.asarray(heatmaps)).to(pixels)
     if maps.shape != pixels[:, 0].shape:

@@ -131,6 +131,8 @@ class Clip:
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
         texts = [texts] if isinstance(texts, str) else texts
+        if wrong := [text for text in texts if not isinstance(text, str)]:
+            raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
         for text, i in zip(texts, ids):
             if len(i) > self.text.context:
@@ -147,45 +149,69 @@ class Clip:
         return self._tokenizer.pieces(ids.tolist())
 
     def check(self, pixels: Tensor, ids: list[Tensor]) -> None:
-        """Raise a ValueError with a sentence where pixels or ids do not fit this model."""
+        """Raise a ValueError with a sentence where pixels or ids do not fit this model, or each other."""
+        self._check_pixels(pixels)
+        self._check_ids(ids)
+        if len(ids) != len(pixels):
+            raise ValueError(
+                f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, not {len(ids)}; "
+                "tokenize(texts) makes such a list"
+            )
+
+    def _check_pixels(self, pixels: Tensor) -> None:
         size, want = self.image.size, "preprocess(images) makes what is wanted"
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"pixels are {shape}, not (B, 3, {size}, {size}); {want}")
         if not pixels.is_floating_point():
             raise ValueError(f"pixels are {pixels.dtype}, not float; {want}")
-        if isinstance(ids, Tensor) or len(ids) != len(pixels):
-            raise ValueError(
-                f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, "
-                f"not {'one tensor' if isinstance(ids, Tensor) else len(ids)}; tokenize(texts) makes such a list"
-            )
+        self._check_device("pixels", pixels)
+        if not len(pixels) or not pixels.isfinite().all():
+            got = f"hold {int((~pixels.isfinite()).sum())} values that are not finite" if len(pixels) else "are of no picture"
+            raise ValueError(f"pixels {got}; {want}")
+
+    def _check_ids(self, ids: list[Tensor]) -> None:
+        if isinstance(ids, Tensor) or not len(ids):
+            got = "one tensor" if isinstance(ids, Tensor) else "empty"
+            raise ValueError(f"ids must be a list of 1-D int64 tensors, not {got}; tokenize(texts) makes such a list")
         for k, i in enumerate(ids):
             if not isinstance(i, Tensor) or i.ndim != 1 or i.dtype != torch.int64 or not len(i):
                 got = f"{tuple(i.shape)} {i.dtype}" if isinstance(i, Tensor) else type(i).__name__
                 raise ValueError(f"ids[{k}] is {got}, not a non-empty 1-D int64 tensor; tokenize(texts) makes such a list")
             if len(i) > self.text.context:
                 raise ValueError(f"ids[{k}] has {len(i)} tokens; this model reads at most {self.text.context}: shorten the text")
-            if int(i.min()) < 0 or int(i.max()) >= len(self.text.embedding):
-                raise ValueError(f"ids[{k}] holds {int(i.max())}; this vocabulary is 0..{len(self.text.embedding) - 1}")
-        for what, tensor in [("pixels", pixels), *((f"ids[{k}]", i) for k, i in enumerate(ids))]:
-            if tensor.device != self.device:
-                raise ValueError(f"{what} on {tensor.device}, model on {self.device}; move one of them: .to({str(self.device)!r})")
+            low, high = int(i.min()), int(i.max())
+            if low < 0 or high >= len(self.text.embedding):
+                wrong = low if low < 0 else high
+                raise ValueError(f"ids[{k}] holds {wrong}; this vocabulary is 0..{len(self.text.embedding) - 1}")
+            self._check_device(f"ids[{k}]", i)
+
+    def _check_device(self, what: str, tensor: Tensor) -> None:
+        if tensor.device != self.device:
+            raise ValueError(f"{what} on {tensor.device}, model on {self.device}; move one of them: .to({str(self.device)!r})")
+
+    def _pixels(self, images) -> Tensor:
+        return images if isinstance(images, Tensor) else self.preprocess(images)
+
+    def _ids(self, texts) -> list[Tensor]:
+        return self.tokenize(texts) if isinstance(texts, str) or any(isinstance(text, str) for text in texts) else texts
 
     @torch.no_grad()
     def embed_image(self, images) -> Tensor:
-        """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised."""
-        pixels = images if isinstance(images, Tensor) else self.preprocess(images)
-        self.check(pixels, [torch.zeros(1, dtype=torch.int64, device=self.device)] * len(pixels))
+        """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
+        pixels = self._pixels(images)
+        self._check_pixels(pixels)
         return self.image.encode(pixels)
 
     @torch.no_grad()
     def embed_text(self, texts) -> Tensor:
-        """A list of id tensors, or text(s), -> embeddings (B, E), not normalised."""
-        ids = self.tokenize(texts) if isinstance(texts, str) or isinstance(texts[0], str) else texts
+        """A list of id tensors, or text(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
+        ids = self._ids(texts)
+        self._check_ids(ids)
         return self.text.encode(ids)
 
     def similarity(self, images, texts) -> Tensor:
-        """Cosine of each picture with its own text, (B,), in [-1, 1].
+        """Cosine of each picture with its own text, (B,), in [-1, 1]. Errors: ValueError, as in `check`.
 
         >>> from nibkit import data
         >>> photo = data.load("cat-and-dog")[0].image
@@ -193,7 +219,9 @@ class Clip:
         >>> bool(dog > bus)
         True
         """
-        return F.cosine_similarity(self.embed_image(images), self.embed_text(texts))
+        pixels, ids = self._pixels(images), self._ids(texts)
+        self.check(pixels, ids)
+        return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
 
 def pick_device(device: str = "auto") -> torch.device:

@@ -8,6 +8,7 @@ lam narrows the whole layer from open (lam = 1) to closed (lam = 0), and each en
 A token's score is the sum over its channels. Negative scores are evidence against the match.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from scipy.interpolate import Akima1DInterpolator, CubicSpline, PchipInterpolato
 from torch import Tensor
 
 from .attribution import Attribution, as_arrays, method
+from .checks import number, one_of, whole
 from .towers import Layer, State, Tower, ragged
 
 
@@ -174,8 +176,7 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int, nodes: np.nd
     48 pairs 15 to 28 passes in the median and 21 to 53 at the 95th percentile; worst is the image at layer 3, where 2 of
     the 48 did not get there in 64.
     """
-    if isinstance(max_passes, bool) or not isinstance(max_passes, int) or max_passes < 2:
-        raise ValueError(f"max_passes={max_passes!r} is not a whole number >= 2")
+    tol, max_passes = number("tol", tol), whole("max_passes", max_passes, 2)
     tokens, device, lam0 = bottleneck.state.tokens, bottleneck.target.device, bend(bottleneck.state)
     scores, found = np.zeros(tokens.shape[:2]), np.zeros((4, len(tokens)))  # found: F(Z), F(0), passes, error
     rows = np.arange(len(tokens))
@@ -228,8 +229,6 @@ def paths(
     batch_size: int | str,
 ) -> tuple[Path, Path]:
     """The integrals of both encoders, image and text; options as in `nib`. Scores of all tokens, CLS and padding too."""
-    if rule not in RULES:
-        raise ValueError(f"rule={rule!r} is not one of: {', '.join(RULES)}")
     towers, found = (clip.image, clip.text), []
     layers = clip.layers(layer)
     states = [tower.state(inputs, k) for tower, inputs, k in zip(towers, (pixels, ids), layers)]
@@ -240,7 +239,11 @@ def paths(
     return found[0], found[1]
 
 
-@method
+def _rule(name: str, value: object) -> str | None:
+    return value if value is None else one_of(name, value, RULES)
+
+
+@method(rule=_rule, tol=number, max_passes=partial(whole, least=2))
 def nib(
     clip,
     pixels: Tensor,

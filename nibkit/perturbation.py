@@ -27,6 +27,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
+from . import checks
 from .attribution import Attribution
 from .towers import State
 
@@ -162,8 +163,7 @@ def curves(
     for what, given, known in (("part", parts, PARTS), ("baseline", baselines, BASELINES)):
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"{what} {unknown[0]!r} is not one of: {', '.join(known)}")
-    if isinstance(points, bool) or not isinstance(points, int) or points < 1:
-        raise ValueError(f"points={points!r} is not a whole number >= 1")
+    points = checks.whole("points", points)
     clip.check(pixels, ids)
     partner = {"image": clip.embed_text(ids), "text": clip.embed_image(pixels)}
     cells = F.adaptive_avg_pool2d(torch.as_tensor(a.signed_map())[:, None], CELLS)[:, 0].numpy()

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
-from .benchmark import intervals
+from .benchmark import intervals, paired_test
 
 CONTROLS = ("random", "centre")
 
@@ -34,13 +33,8 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], by: str | list[str] = "met
 
 
 def paired_p(difference: np.ndarray) -> float:
-    """Two-sided p of paired differences: Wilcoxon's signed ranks; where all have one size, McNemar's exact test."""
-    moved = difference[difference != 0]
-    if not len(moved):
-        return 1.0
-    if np.ptp(np.abs(moved)) == 0:
-        return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue)
-    return float(stats.wilcoxon(difference).pvalue)
+    """The p of `benchmark.paired_test`."""
+    return paired_test(difference)[0]
 
 
 def holm(p: Sequence[float]) -> np.ndarray:

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sd
 
 from . import efficiency
 from .attribution import Attribution
+from .checks import one_of
 from .methods import METHODS
 from .metrics import confidence
 from .sharing import shared
@@ -41,10 +42,7 @@ BUDGET = 2.0  # seconds of repeating a measurement; the fastest counts
 
 def plan(names: Iterable[str]) -> dict[str, tuple[str, dict]]:
     """What PLAN has of these methods; those it does not have with their defaults. Errors: ValueError."""
-    names = list(names)
-    for name in names:
-        if name not in METHODS:
-            raise ValueError(f"method {name!r} is not one of: {', '.join(METHODS)}")
+    names = [one_of("method", name, METHODS) for name in names]
     known = {label: how for label, how in PLAN.items() if how[0] in names}
     return known | {name: (name, {}) for name in names if name not in {how[0] for how in known.values()}}
 
@@ -64,8 +62,7 @@ def precision(clip, dtype: str) -> Iterator:
     """`clip` in a dtype of DTYPES, the weights shared: bf16 is `nibkit.load(dtype="bfloat16")`, passes that nobody
     differentiates (NIB's integrand stays float32); tf32 is a setting of all of float32's products. Errors: ValueError.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r} is not one of: {', '.join(DTYPES)}")
+    one_of("dtype", dtype, DTYPES)
     if dtype == "tf32" and clip.device.type != "cuda":
         raise ValueError(f"dtype='tf32' is a mode of NVIDIA GPUs; this model is on {clip.device}: take float32 or bf16")
     before = torch.get_float32_matmul_precision()

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checks import whole
 from .sharing import once, shared
 
 
@@ -223,11 +224,9 @@ class Tower:
         return max(0, min(3 * n // 4, n - 2))
 
     def check_layer(self, layer: int) -> int:
-        """`layer`, or a ValueError that says which layers there are."""
-        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < len(self.blocks):
-            n = len(self.blocks)
-            raise ValueError(f"layer={layer!r} is not in 0..{n - 1} of this {n}-block {self.name} tower")
-        return layer
+        """`layer` as an int, or a ValueError that says which layers there are."""
+        n = len(self.blocks)
+        return whole("layer", layer, 0, n - 1, f" of this {n}-block {self.name} tower")
 
     def rows_at_once(self, batch_size: int | str, state: State, layer: int) -> int:
         """How many rows such as those of `state` go forward and backward from block `layer` on together: at least 1.

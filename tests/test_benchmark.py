@@ -316,18 +316,37 @@ def test_a_run_in_half_precision_has_rows_of_its_own(golden_clip, tmp_path):
 @pytest.mark.parametrize(
     "bad, message",
     [
-        ({"methods": ["nib", "magic"]}, "method 'magic' is not one of: nib, "),
-        ({"methods": {"x": ("random", {"rule": "exact"})}}, "method 'random' has no option 'rule'; it takes batch"),
+        ({"methods": ["nib", "magic"]}, "method='magic' is not one of: nib, "),
+        ({"methods": {"x": "nib"}}, r"methods\['x'\]='nib' is not \(name, options\) such as"),
+        ({"methods": "nib"}, r"methods='nib' is one name; give a list of names: \['nib'\]"),
         ({"methods": {"x": ("nib", {"layer": 12})}}, r"layer=12 is not in 0..11 of this 12-block image tower"),
         ({"protocol": "papre"}, "protocol='papre' is not one of: paper, corrected"),
-        ({"batch": 0}, "batch=0 must be at least 1"),
-        ({"n_pairs": -1}, "n_pairs=-1 at least 0"),
+        ({"batch": 0}, "batch=0 is not a whole number >= 1"),
+        ({"batch": 2.5}, "batch=2.5 is not a whole number >= 1"),
+        ({"n_pairs": 1.5}, "n_pairs=1.5 is not a whole number >= 0"),
+        ({"n_pairs": -1}, "n_pairs=-1 is not a whole number >= 0"),
     ],
 )
 def test_mistakes_are_refused_before_work_starts(golden_clip, tmp_path, bad, message):
     with pytest.raises(ValueError, match=message):
         go(golden_clip, [Pair(0, wait=True)], tmp_path / "rows.csv", **bad)
     assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_a_method_does_not_have_is_refused(golden_clip):
+    with pytest.raises(TypeError, match="method 'random' has no option 'rule'; it takes batch_size, layer"):
+        go(golden_clip, [Pair(0, wait=True)], methods={"x": ("random", {"rule": "exact"})})
+
+
+def test_a_dataset_without_pairs_is_refused(golden_clip, tmp_path):
+    with pytest.raises(ValueError, match="the dataset noise has no pairs"):
+        go(golden_clip, pairs(0), tmp_path / "rows.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_numpy_integers_among_the_options_resume(golden_clip, tmp_path):
+    ask = lambda layer: go(golden_clip, pairs(1), tmp_path / "rows.csv", methods={"x": ("random", {"layer": layer})})  # noqa: E731
+    pd.testing.assert_frame_equal(ask(np.int64(8)), ask(8))
 
 
 def test_ids_must_differ(golden_clip):

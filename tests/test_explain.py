@@ -1,14 +1,17 @@
 """`python -m nibkit explain`: what it prints, draws and writes, and how it refuses."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import nibkit
-from nibkit import maps
+from nibkit import convergence, maps
 from nibkit.__main__ import main
+from nibkit.backends.files import absent
+from nibkit.commands import writable
 
 PAIR = nibkit.data.load("cat-and-dog")[0]
 
@@ -66,20 +69,60 @@ LONG = "dog " * 100
         (["broken.png", "a dog"], "broken.png cannot be read as a picture"),
         (["photo.png", " "], "a text is empty; give a caption"),
         (["photo.png", LONG], "has 102 tokens; this model reads at most 77: shorten it"),
-        (["photo.png", "a dog", "--method", "nip"], "method 'nip' is not one of: nib, m2ib"),
+        (["photo.png", "a dog", "--method", "nip"], "method='nip' is not one of: nib, m2ib"),
         (["photo.png", "a dog", "--layer", "12"], "12"),
         (["photo.png", "a dog", "--model", "nothing"], "model 'nothing' is neither a file nor a folder nor one of"),
         (["photo.png", "a dog", "--out", "map.bmp"], "--out map.bmp does not end in one of: .png, .svg, .pdf"),
-        (["photo.png", "a dog", "--json", "no/scores.json"], "there is no folder no for scores.json"),
+        (["photo.png", "a dog", "--json", "."], "--json . cannot be written (Is a directory); name another file"),
+        (["photo.png", "a dog", "--json", "photo.png/x.json"], "--json photo.png/x.json cannot be written"),
+        (["photo.png", "a dog", "--model", "empty"], "the folder empty has neither config.json"),
         (["photo.png", "a dog", "--device", "toaster"], "toaster"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(photo, capsys, arguments, sentence):
     with open("broken.png", "wb") as file, open(photo, "rb") as whole:
         file.write(whole.read()[:200])
+    Path("empty").mkdir()
     assert main(["explain", *arguments]) == 2
     captured = capsys.readouterr()
     assert sentence in captured.err and captured.err.startswith("python -m nibkit: ") and not captured.out
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["datasets", "check", "cat-and-dog", "--out", "sheet.xyz"], "--out sheet.xyz does not end in one of: .png"),
+        (["datasets", "check", "cat-and-dog", "--out", "photo.png/sheet.png"], "--out photo.png/sheet.png cannot be written"),
+        (["bench", "--model", "scenes", "--figure", "cost.foo"], "--figure cost.foo does not end in one of: .png, .svg, .pdf"),
+        (["convergence", "photo.png/y.csv"], "CSV photo.png/y.csv cannot be written"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(photo, capsys, monkeypatch, arguments, sentence):
+    works = lambda *_, **__: pytest.fail("the work began")  # noqa: E731
+    monkeypatch.setattr("nibkit.data.check.check", works)
+    monkeypatch.setattr(nibkit, "load", works)
+    monkeypatch.setattr(convergence, "bundle", works)
+    assert main(arguments) == 2
+    assert sentence in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == [photo]
+
+
+def test_a_file_is_tried_without_a_trace(tmp_path):
+    """Its folder is made; what was in it stays."""
+    old, new = tmp_path / "old.csv", tmp_path / "deep" / "new.csv"
+    old.write_text("kept")
+    assert [writable("--out", str(path)) for path in (old, new)] == [old, new]
+    assert old.read_text() == "kept" and new.parent.is_dir() and not new.exists()
+
+
+@pytest.mark.parametrize("arguments", [["bench", "--methods", "nib"], ["explain", "photo.png", "a dog"]])
+def test_weights_that_are_not_there_are_refused_with_a_sentence(photo, capsys, monkeypatch, arguments):
+    def none(*_, **__):
+        raise absent("weights of x", "them", OSError("no network"))
+
+    monkeypatch.setattr(nibkit, "load", none)
+    assert main([*arguments, "--model", "hf:x/y"]) == 2
+    assert "weights of x are not on this machine and could not be downloaded (no network)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["explain", "photo.png"], ["explain", "photo.png", "a dog", "--layer", "x"], []])

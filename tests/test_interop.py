@@ -82,7 +82,7 @@ def test_bad_arguments_are_refused(golden_clip, golden_pair):
         NIB(golden_clip).attribute(golden_pair, method="riemann_left")
     with pytest.raises(ValueError, match="n_steps=0 is not a whole number >= 1"):
         NIB(golden_clip).attribute(golden_pair, n_steps=0)
-    with pytest.raises(ValueError, match="method 'nb' is not one of: nib"):
+    with pytest.raises(ValueError, match="method='nb' is not one of: nib"):
         explain_func(CaptionLogits(golden_clip, CAPTIONS), golden_pair[0].numpy(), np.zeros(4), method="nb")
 
 

@@ -88,7 +88,7 @@ def test_layer_is_alive(name, golden_clip, golden_pair):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_an_unknown_option_names_those_there_are(name, golden_clip, golden_pair):
-    with pytest.raises(TypeError, match=f"{name} has no option 'layers'"):
+    with pytest.raises(TypeError, match=f"method '{name}' has no option 'layers'"):
         run(name, golden_clip, golden_pair, layers=9)
 
 

@@ -147,7 +147,7 @@ def test_explain_pairs_up(golden_clip):
     assert len(nibkit.explain(golden_clip, picture, ["a dog", "a cat"], steps=2)) == 2
     with pytest.raises(ValueError, match="2 pictures and 3 texts do not pair up"):
         nibkit.explain(golden_clip, [picture] * 2, ["a", "b", "c"])
-    with pytest.raises(ValueError, match="method 'nibs' is not one of: nib, "):
+    with pytest.raises(ValueError, match="method='nibs' is not one of: nib, "):
         nibkit.explain(golden_clip, picture, "a dog", method="nibs")
 
 

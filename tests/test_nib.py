@@ -127,7 +127,7 @@ def test_bad_options_are_refused(golden_clip, golden_pair, options, sentence):
 
 
 def test_an_unknown_option_is_refused(golden_clip, golden_pair):
-    with pytest.raises(TypeError, match="nib has no option 'step'"):
+    with pytest.raises(TypeError, match="method 'nib' has no option 'step'"):
         NIB(golden_clip, *golden_pair, step=3)
 
 

@@ -172,9 +172,9 @@ def test_texts_are_cut_at_their_eos():
     torch.testing.assert_close(clip.embed_text([ids]), clip.embed_text([longer]), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("layer", [8, -1, 2.0, True])
-def test_wrong_layer_is_a_sentence(layer):
-    with pytest.raises(ValueError, match=rf"layer={layer} is not in 0\.\.7 of this 8-block image tower"):
+@pytest.mark.parametrize("layer, kind", [(8, ""), (-1, ""), (2.0, "a whole number "), (True, "a whole number ")])
+def test_wrong_layer_is_a_sentence(layer, kind):
+    with pytest.raises(ValueError, match=rf"layer={layer} is not {kind}in 0\.\.7 of this 8-block image tower"):
         openai_clip().image.state(torch.randn(1, 3, 64, 64), layer)
 
 

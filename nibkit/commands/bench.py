@@ -3,9 +3,8 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from . import Run
+from . import DRAWN, Run, writable
 
 
 def command(parser: argparse.ArgumentParser) -> Run:
@@ -44,8 +43,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
         if min(args.batch) < 1:
             raise ValueError(f"--batch {min(args.batch)} is not a number of pairs; give 1 or more")
-        if args.figure and not Path(args.figure).parent.is_dir():
-            raise ValueError(f"there is no folder {Path(args.figure).parent} for {Path(args.figure).name}; make it first")
+        if args.figure:
+            writable("--figure", args.figure, *DRAWN)
         plan = speed.plan(args.methods) if args.methods else speed.PLAN
         clip = load(args.model, device=args.device, pretrained=args.model not in NAMES or args.model == "scenes")
         threads = f", {torch.get_num_threads()} threads" if clip.device.type == "cpu" else ""

@@ -1,9 +1,8 @@
 """`python -m nibkit convergence`."""
 
 import argparse
-from pathlib import Path
 
-from . import Run
+from . import Run, writable
 
 
 def command(parser: argparse.ArgumentParser) -> Run:
@@ -24,9 +23,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace) -> int:
         from ..convergence import bundle, goals
 
+        out = writable("CSV", args.out)
         rows = bundle(args.pairs, args.random_pairs, args.device)
-        Path(args.out).parent.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(args.out, index=False, float_format="%.6g")
+        rows.to_csv(out, index=False, float_format="%.6g")
         print(goals(rows[rows.model == "scenes"]).to_string(index=False))
         return 0
 

@@ -1,9 +1,8 @@
 """`python -m nibkit datasets`."""
 
 import argparse
-from pathlib import Path
 
-from . import Run
+from . import Run, writable
 
 
 def command(parser: argparse.ArgumentParser) -> Run:
@@ -51,11 +50,12 @@ def _check(path: str, out: str | None) -> int:
     from .. import data
     from ..data.check import check, report, sheet
 
+    if out:
+        writable("--out", out, ".png")
     dataset = data.load(path)
     table = check(dataset)
     print(report(dataset.name, table))
     if out:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         sheet(dataset, table).save(out)
         print(f"thumbnails: {out}")
     return 1 if (table.problem != "").any() or table.empty else 0

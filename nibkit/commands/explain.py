@@ -4,9 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from . import Run
-
-DRAWN = (".png", ".svg", ".pdf")
+from . import DRAWN, Run, writable
 
 
 def command(parser: argparse.ArgumentParser) -> Run:
@@ -39,14 +37,16 @@ def command(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace) -> int:
         import nibkit
 
+        from ..checks import one_of
         from ..data.pictures import read
 
         photo = read(Path(args.photo))
-        _check(args, nibkit.METHODS)
-        try:
-            clip = nibkit.load(args.model, args.device)
-        except (OSError, ImportError, RuntimeError) as error:  # no weights, no package, no such device
-            raise ValueError(str(error)) from error
+        one_of("method", args.method, nibkit.METHODS)
+        if args.out:
+            writable("--out", args.out, *DRAWN)
+        if args.json and args.json != "-":
+            writable("--json", args.json)
+        clip = nibkit.load(args.model, args.device)
         found = nibkit.explain(clip, photo, args.texts, args.method, layer=args.layer)
         facts = _facts(clip, photo, args.texts, found, args.boxes)
         if args.out:
@@ -62,20 +62,6 @@ def command(parser: argparse.ArgumentParser) -> Run:
         return 0
 
     return run
-
-
-def _check(args: argparse.Namespace, methods: dict) -> None:
-    """Refuse, before a model is loaded, what could only fail at the end."""
-    if args.method not in methods:
-        raise ValueError(f"method {args.method!r} is not one of: {', '.join(methods)}")
-    for text in args.texts:
-        if not text.strip():
-            raise ValueError('a text is empty; give a caption such as "a dog"')
-    if args.out and Path(args.out).suffix not in DRAWN:
-        raise ValueError(f"--out {args.out} does not end in one of: {', '.join(DRAWN)}")
-    for file in (args.out, args.json):
-        if file and not Path(file).parent.is_dir():
-            raise ValueError(f"there is no folder {Path(file).parent} for {Path(file).name}; make it first")
 
 
 def _facts(clip, photo, texts: list[str], found, with_boxes: bool) -> list[dict]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..sharing import once
-from ..towers import State, Tower, allowed, ragged
+from ..towers import Layer, State, Tower, allowed, ragged
 
 
 def last(tower: Tower) -> int:
@@ -126,8 +126,9 @@ def attention(tower: Tower, state: State, layer: int, target: Tensor) -> list[At
     return [Attended(x.detach(), p.detach(), only_allowed(g, tower, state)) for x, p, g in found]
 
 
-def behind(clip, layers: tuple[int, int]) -> tuple[int, int]:
-    """Blocks applied once these blocks have put out their states; a ValueError where that is the end of an encoder."""
+def behind(clip, layer: Layer) -> tuple[int, int]:
+    """Blocks applied once block `layer` of each tower has put out its state; a ValueError where that ends an encoder."""
+    layers = clip.layers(layer)
     for tower, layer in zip((clip.image, clip.text), layers):
         if layer == last(tower):
             raise ValueError(

@@ -15,7 +15,7 @@ from ..towers import Layer
 from ._gradient import behind, explain, slope
 
 
-@method
+@method(layers=behind)
 def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 
@@ -28,4 +28,4 @@ def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, bat
     def score(tower, state, layer, target):
         return (slope(tower, state, layer, target) * state.tokens).sum(-1).clamp(min=0)
 
-    return explain(clip, pixels, ids, score, behind(clip, layer), batch_size)
+    return explain(clip, pixels, ids, score, layer, batch_size)

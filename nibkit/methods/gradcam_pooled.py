@@ -15,7 +15,7 @@ from ..towers import Layer
 from ._gradient import behind, explain, scored, slope
 
 
-@method
+@method(layers=behind)
 def gradcam_pooled(
     clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
 ) -> Attribution:
@@ -32,4 +32,4 @@ def gradcam_pooled(
         weights = (gradient * where).sum(1, keepdim=True) / where.sum(1, keepdim=True)
         return (weights * state.tokens * where).sum(-1).clamp(min=0)
 
-    return explain(clip, pixels, ids, score, behind(clip, layer), batch_size)
+    return explain(clip, pixels, ids, score, layer, batch_size)

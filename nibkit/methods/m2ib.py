@@ -11,6 +11,8 @@ Wang, Rudner & Wilson, Visual Explanations of Image-Text Representations via Mul
 Attribution, NeurIPS 2023.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
+from ..checks import number, whole
 from ._gradient import behind, seen
 from ..towers import Layer, State, Tower, ragged
 
@@ -69,7 +72,7 @@ def optimise(
     return (divergence(alpha.detach(), h) * alive).sum(2)
 
 
-@method
+@method(layers=behind, beta=number, lr=partial(number, zero=False), samples=whole)
 def m2ib(
     clip,
     pixels: Tensor,
@@ -92,8 +95,8 @@ def m2ib(
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
-    towers, layers = (clip.image, clip.text), behind(clip, layer)
-    states = [tower.state(x, k) for tower, x, k in zip(towers, (pixels, ids), layers)]
+    towers = clip.image, clip.text
+    states = [tower.state(x, k) for tower, x, k in zip(towers, (pixels, ids), layer)]
     embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
     places = states[0].tokens.shape[1:]
     starts = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]
@@ -102,7 +105,7 @@ def m2ib(
     lengths = [places[0]] * len(ids), seen(clip.text, states[1]).sum(1).tolist()
     images, texts = [], []
     for tower, state, first, target, n, rng, scores in zip(
-        towers, states, layers, embeddings[::-1], lengths, starts, (images, texts)
+        towers, states, layer, embeddings[::-1], lengths, starts, (images, texts)
     ):
         rows = tower.rows_at_once(batch_size, state, first)
         for part in torch.arange(len(ids)).split(max(1, rows // samples)):

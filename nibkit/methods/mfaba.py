@@ -11,6 +11,8 @@ Zhu et al., MFABA: A More Faithful and Accelerated Boundary-based Attribution Me
 2024.
 """
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import torch
@@ -18,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
+from ..checks import number
 from ..towers import State, Tower, ragged
 
 
@@ -41,7 +44,7 @@ def walk(
     return torch.cat(scores)
 
 
-@method
+@method(step_size=partial(number, zero=False))
 def mfaba(
     clip,
     pixels: Tensor,

@@ -14,6 +14,7 @@ Petsiuk, Das & Saenko, RISE: Randomized Input Sampling for Explanation of Black-
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from scipy.ndimage import zoom
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
+from ..checks import number, whole
 from ..towers import State, at_least_single, ragged
 
 
@@ -74,7 +76,7 @@ def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: 
     return torch.where(seen > 0, (total - mean * seen) / seen, 0.0)
 
 
-@method
+@method(masks=whole, text_masks=whole, grid=whole, probability=partial(number, zero=False, most=1))
 def rise(
     clip, pixels: Tensor, ids: list[Tensor], *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1,
     grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int | str = "auto"
@@ -87,9 +89,6 @@ def rise(
     its last place. "corrected": every text has its own draws, every place its own mask; BOS and EOS show and score 0.
     info: passes, forward passes through each whole encoder, the larger of the two.
     """
-    if min(masks, text_masks, grid) < 1 or not 0 < probability <= 1:
-        got = f"masks={masks}, text_masks={text_masks}, grid={grid}, probability={probability}"
-        raise ValueError(f"{got}: the first three must be whole numbers >= 1, probability in (0, 1]")
     image, text, paper = clip.image, clip.text, protocol == "paper"
     rng, rows = np.random.RandomState(seed), text.rows(ids)
     opened = rng.rand(masks, grid, grid) < probability

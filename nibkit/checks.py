@@ -1,0 +1,51 @@
+"""What a caller hands in, checked before work starts: returned as it is wanted, or a ValueError that says what is allowed."""
+
+import math
+import operator
+from collections.abc import Collection
+from numbers import Real
+
+
+def whole(name: str, value: object, least: int = 1, most: int | None = None, of: str = "") -> int:
+    """A whole number >= `least`, or in least..most (`of` says of what), as an int: numpy's integers too, no booleans.
+
+    >>> whole("layer", 12, 0, 11, " of this 12-block tower")
+    Traceback (most recent call last):
+    ValueError: layer=12 is not in 0..11 of this 12-block tower
+    """
+    bounds = f">= {least}" if most is None else f"in {least}..{most}{of}"
+    try:
+        n = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        n = None
+    if n is None or n < least or (most is not None and n > most):
+        kind = "a whole number " if n is None or most is None else ""
+        raise ValueError(f"{name}={repr(value) if n is None else n} is not {kind}{bounds}")
+    return n
+
+
+def number(name: str, value: object, zero: bool = True, most: float = math.inf) -> float:
+    """A finite number >= 0 (> 0 without `zero`), up to `most`, as a float.
+
+    >>> number("tol", float("nan"))
+    Traceback (most recent call last):
+    ValueError: tol=nan is not a finite number >= 0
+    """
+    bounds = f"{'>=' if zero else '>'} 0" + (f" and <= {most:g}" if most < math.inf else "")
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} is not a finite number {bounds}")
+    if value < 0 or (value == 0 and not zero) or value > most:
+        raise ValueError(f"{name}={value} is not {bounds}")
+    return float(value)
+
+
+def one_of(name: str, value: object, allowed: Collection[str]) -> str:
+    """One of the `allowed` names.
+
+    >>> one_of("protocol", "papre", ["paper", "corrected"])
+    Traceback (most recent call last):
+    ValueError: protocol='papre' is not one of: paper, corrected
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name}={value!r} is not one of: {', '.join(allowed)}")
+    return value
