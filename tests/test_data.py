@@ -229,6 +229,10 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
         ("a.csv", "image,text\n/a.png,b", "row 1 names '/a.png', outside"),
         ("a.csv", "image,text,mask\na.png,b,../m.png", "row 1 names '../m.png', outside"),
         ("a.csv", b"image,text\n\xff\xfe,b", "cannot be read as a CSV file"),
+        ("a.csv", "image,text\nok.png,b\na.png,a cat, a dog", 'a.csv: row 2 has 3 cells, the head 2; put captions with commas in "quotes"'),
+        ("a.csv", "image,text\na.png,a cat,", "row 1 has 3 cells"),
+        ("a.csv", "image,text,text\na.png,b,c", "has 2 columns of one name, text, text; leave one of each"),
+        ("a.csv", 'image,text\na.png,"a cat\nb.png,a dog\n', "behind line 1: unexpected end of data; close every quote"),
         ("a.json", '[{"image": "../a.png", "caption": "b"}]', "entry 1 names '../a.png', outside"),
         ("a.json", '{"images": [{"filename": "a.png", "filepath": "/etc"}]}', "entry 1 names '/etc/a.png', outside"),
         ("a.json", "[1", "cannot be read as a JSON file"),
@@ -240,6 +244,11 @@ def test_a_bad_list_is_refused_before_work_starts(tmp_path, file, content, messa
     (tmp_path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(data.DataError, match=message):
         data.load(tmp_path / file)
+
+
+def test_captions_with_commas_quotes_and_lines_are_read_whole(tmp_path):
+    (tmp_path / "a.csv").write_text('image,text,,\na.png,"a ""big"" cat, a dog\nand a cow",,\na.png,a "big" cat,,\na.png\n')
+    assert [p.text for p in data.load(tmp_path / "a.csv")] == ['a "big" cat, a dog\nand a cow', 'a "big" cat', ""]
 
 
 def test_an_annotation_that_leaves_the_folder(tmp_path):

@@ -103,16 +103,24 @@ def _csv(path: Path) -> Iterator[dict]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="")
+            reader = csv.DictReader(file, restval="", strict=True)  # not strict, an open quote swallows the rows behind it
             rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except csv.Error as error:
+        advice = 'close every quote, and double those within a "quoted" cell'
+        raise DataError(f"{path} cannot be read as a CSV file behind line {reader.line_num}: {error}; {advice}") from error
+    except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
+    if twice := [column for column in columns if column and columns.count(column) > 1]:
+        raise DataError(f"{path} has {len(twice)} columns of one name, {', '.join(twice)}; leave one of each")
     image, text = (next((c for c in names if c in columns), None) for names in (IMAGE, TEXT))
     for column, names in ((image, IMAGE), (text, TEXT)):
         if not column:
             raise DataError(f"{path} has no column {' or '.join(names)}, only {', '.join(columns) or 'none'}")
     for i, row in enumerate(rows, 1):
         where = f"{path}: row {i}"
+        if None in row:  # what no column takes
+            cells = len(columns) + len(row[None])
+            raise DataError(f'{where} has {cells} cells, the head {len(columns)}; put captions with commas in "quotes"')
         picture, objects = _picture(path.parent, row[image], where), (row.get("objects") or "").split()
         pair = {"text": row[text], "read_image": picture, "words": words_of(row[text], objects)}
         if row.get("mask"):
