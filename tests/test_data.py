@@ -237,6 +237,16 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
         ("a.json", '{"images": [{"filename": "a.png", "filepath": "/etc"}]}', "entry 1 names '/etc/a.png', outside"),
         ("a.json", "[1", "cannot be read as a JSON file"),
         ("a.json", "[1]", "is neither a list of"),
+        ("a.json", "[" * 100_000, "cannot be read as a JSON file"),
+        ("a.json", '[{"caption": 5}]', "a.json: entry 1: a caption is 5, not a string"),
+        ("a.json", '[{"caption": "a"}, {"caption": ["a", 0]}]', "entry 2: a caption is 0, not"),
+        ("a.json", '[{"caption": {"raw": "a"}}]', 'entry 1: a caption is {"raw": "a"}, not a string'),
+        ("a.json", '[{"sentences": ["a"]}]', 'entry 1: "sentences" is not a list of {"raw": caption}'),
+        ("a.json", '[{"sentences": {"raw": "a"}}]', '"sentences" is not a list'),
+        ("a.json", '[{"sentences": [{"raw": ["a"]}]}]', 'a caption is \\["a"\\], not a string'),
+        ("a.json", '[{"image": ["a.png"]}]', 'entry 1: "image" is \\["a.png"\\], not a string'),
+        ("a.json", '[{"filename": 5}]', 'entry 1: "filename" is 5'),
+        ("a.json", '{"dataset": 5, "images": []}', 'a.json: "dataset" is 5'),
         ("a.txt", "a", "neither a CSV file, a JSON file nor a folder"),
     ],
 )
@@ -249,6 +259,16 @@ def test_a_bad_list_is_refused_before_work_starts(tmp_path, file, content, messa
 def test_captions_with_commas_quotes_and_lines_are_read_whole(tmp_path):
     (tmp_path / "a.csv").write_text('image,text,,\na.png,"a ""big"" cat, a dog\nand a cow",,\na.png,a "big" cat,,\na.png\n')
     assert [p.text for p in data.load(tmp_path / "a.csv")] == ['a "big" cat, a dog\nand a cow', 'a "big" cat', ""]
+
+
+def test_null_in_a_json_list_is_as_not_there(tmp_path):
+    picture(tmp_path / "a.png", 4)
+    entries = [{"filename": "a.png", "filepath": None, "image": None, "caption": ["a cat", None, "a dog"], "split": None}]
+    entries += [{"image": "a.png", "caption": None, "sentences": None}, {"image": "a.png", "sentences": [{"raw": None}, {"raw": "a cow"}]}]
+    (tmp_path / "a.json").write_text(json.dumps({"dataset": None, "images": entries}))
+    pairs = data.load(tmp_path / "a.json")
+    assert [(p.text, p.captions) for p in pairs] == [("a cat", ("a cat", "a dog")), ("", ()), ("a cow", ())]
+    assert reds(pairs) == [4, 4, 4] and pairs[0].id == "a/0000"
 
 
 def test_an_annotation_that_leaves_the_folder(tmp_path):

@@ -56,7 +56,8 @@ def read(path: Path, name: str | None = None) -> PairDataset:
         return PairDataset(name or stem, _numbered(stem, _csv(path)))
     if path.suffix.lower() == ".json":
         content = _json(path)
-        stem = NAMES.get(path.name, content.get("dataset", path.stem) if isinstance(content, dict) else path.stem)
+        called = _text(content.get("dataset"), f'{path}: "dataset"') if isinstance(content, dict) else ""
+        stem = NAMES.get(path.name, called or path.stem)
         return PairDataset(name or stem, _numbered(stem, _listed(path, content)))
     raise DataError(f"{path} is neither a CSV file, a JSON file nor a folder")
 
@@ -139,11 +140,23 @@ def _listed(path: Path, content) -> Iterator[dict]:
     test = [entry for entry in entries if entry.get("split") == "test"]
     for i, entry in enumerate(test or entries, 1):
         where = f"{path}: entry {i}"
-        file = entry.get("image") or os.path.join(entry.get("filepath", ""), entry.get("filename", ""))
-        captions = entry.get("caption") or [sentence.get("raw", "") for sentence in entry.get("sentences", [])]
-        captions = tuple(map(str, [captions] if isinstance(captions, str) else captions))
+        image, folder, file = (_text(entry.get(key), f'{where}: "{key}"') for key in ("image", "filepath", "filename"))
+        captions = _captions(entry, where)
         several = {"captions": captions} if len(captions) > 1 else {}
-        yield {"text": captions[0] if captions else "", "read_image": _picture(path.parent, str(file), where), **several}
+        picture = _picture(path.parent, image or os.path.join(folder, file), where)
+        yield {"text": captions[0] if captions else "", "read_image": picture, **several}
+
+
+def _captions(entry: dict, where: str) -> tuple[str, ...]:
+    """Its "caption", one or a list, or else the "raw" of each of its "sentences"; null is as not there."""
+    captions = entry.get("caption")
+    if captions is None:
+        sentences = entry.get("sentences") or []
+        if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
+            raise DataError(f'{where}: "sentences" is not a list of {{"raw": caption}}; give a plain list of captions as "caption"')
+        captions = [sentence.get("raw") for sentence in sentences]
+    captions = captions if isinstance(captions, list) else [captions]
+    return tuple(_text(caption, f"{where}: a caption") for caption in captions if caption is not None)
 
 
 def _tiny_imagenet(folder: Path) -> list[Pair]:
@@ -178,8 +191,15 @@ def _numbered(stem: str, pairs: Iterable[dict]) -> list[Pair]:
 def _json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a JSON file: {error}") from error
+
+
+def _text(value, what: str) -> str:
+    """A string of a JSON file, "" for null; `what` is what an error calls it."""
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{what} is {json.dumps(value)[:60]}, not a string; put one there")
+    return value or ""
 
 
 def _lines(path: Path) -> list[str]:
