@@ -293,6 +293,16 @@ def test_no_such_dataset(tmp_path):
         data.load(tmp_path)
 
 
+def test_a_name_too_long_for_a_file_costs_its_own_pair_alone(tmp_path):
+    picture(tmp_path / "a.png", 3)
+    pairs = data.load(write_csv(tmp_path / "a.csv", ["image", "text"], ["x" * 300 + ".png", "a cat"], ["a.png", "a dog"]))
+    assert reds(pairs[1:]) == [3]
+    with pytest.raises(data.DataError, match="x.png cannot be read as a picture: File name too long"):
+        _ = pairs[0].image
+    with pytest.raises(ValueError, match="xx' is not known"):
+        data.load("x" * 300)
+
+
 def test_discover_finds_the_papers_sets_one_folder_down(tmp_path):
     (tmp_path / "tiny-imagenet-200").mkdir()
     for file in ("cc.csv", "flickr/en_val.json", "rs/rsicd.csv", "other.csv"):

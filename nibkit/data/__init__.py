@@ -6,6 +6,7 @@ pictures.py, when a pair's `.image` is asked for. data/README.md says which layo
 and captions that are not as they should be.
 """
 
+import os
 from pathlib import Path
 
 from ..paths import bundled
@@ -40,7 +41,7 @@ def load(name: str | Path) -> PairDataset:
         return layouts.read(bundled(BUNDLED[name]), name)
     if str(name).startswith("hf:"):
         return hub.load(str(name).removeprefix("hf:"))
-    if Path(name).exists():
+    if os.path.exists(name):  # False, where Path.exists would raise: too long a name
         return layouts.read(Path(name))
     raise ValueError(
         f"dataset {str(name)!r} is not known; there are {', '.join(BUNDLED)}, {', '.join(f'hf:{p}' for p in hub.PRESETS)}, "

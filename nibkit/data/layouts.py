@@ -223,7 +223,7 @@ def _picture(folder: Path, cell: str, where: str):
     if not cell:
         return functools.partial(_no_picture, where)
     paths = [_inside(folder, os.path.join(beside, cell), where) for beside in BESIDE]
-    return functools.partial(pictures.read, next((path for path in paths if path.exists()), paths[0]))
+    return functools.partial(pictures.read, next(filter(os.path.exists, paths), paths[0]))
 
 
 def _no_picture(where: str) -> Image.Image:

@@ -1,6 +1,7 @@
 """The one reader of pictures: any file that Pillow knows -> upright 8-bit RGB, or a DataError with the reason."""
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -61,7 +62,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _reason(error: Exception, source: Path | bytes) -> str:
-    if not source if isinstance(source, bytes) else source.is_file() and not source.stat().st_size:
+    if not source if isinstance(source, bytes) else os.path.isfile(source) and not os.path.getsize(source):
         return "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         return "no format that Pillow knows"
