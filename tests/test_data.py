@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from nibkit import data
-from nibkit.data import hub, pictures
+from nibkit.data import check, hub, pictures
 from nibkit.scenes import datasets, world
 
 
@@ -159,6 +159,25 @@ def test_tiny_imagenet_takes_the_first_five_of_each_class(tmp_path, sorted_into_
     assert [p.id.split("_")[1] for p in pairs] == ["10", "12", "9", "0", "1", "2", "3", "4"]
     assert [p.text for p in pairs] == ["a photo of a goldfish, Carassius auratus"] * 3 + ["a photo of a ox"] * 5
     assert pairs[0].image.size == (8, 6)
+
+
+def test_check_has_a_row_for_each_pair_of_a_repeated_id(tmp_path):
+    tiny_imagenet(tmp_path, False)
+    notes = tmp_path / "val/val_annotations.txt"
+    lines = notes.read_text().splitlines()
+    notes.write_text("\n".join([*lines, lines[8]]))  # n01's val_9
+    Image.new("RGB", (4, 3)).save(tmp_path / "val/images/val_1.JPEG")
+    pairs = data.load(tmp_path)
+    table = check.check(pairs)
+    assert list(table.index) == [p.id for p in pairs] and len(pairs) == 9
+    assert list(table.problem != "") == [False, False, True, True] + [False] * 5
+    assert list(table.width) == [8] * 5 + [4] + [8] * 3
+    said = check.report("tiny", table).splitlines()
+    assert said[:2] == ["tiny: 9 pairs, 7 can be scored", "pictures: 9 readable, 0 unreadable; from 4 x 3 to 8 x 6 pixels"]
+    assert said[-1] == "  tiny-imagenet/val_9: another pair has the same id, so that a run refuses the whole set: list it once, or give each its own"
+    drawn = np.asarray(check.sheet(pairs, table)).astype(int)[165:227]  # under the first eight thumbnails
+    red = (drawn[..., 0] - drawn[..., 2] > 60).reshape(62, 8, 160).any(axis=(0, 2))
+    assert list(red) == [False, False, True, True] + [False] * 4
 
 
 def test_tiny_imagenet_without_a_word_or_without_val(tmp_path):

@@ -13,20 +13,23 @@ from tqdm import tqdm
 from .pairs import DataError, Pair, PairDataset
 
 CONTEXT = 77  # tokens that CLIP reads, BOS and EOS among them
+REPEATED = "another pair has the same id, so that a run refuses the whole set: list it once, or give each its own"
 SIDE, LINES = 150, 4  # of a thumbnail and its caption
 
 
 def check(dataset: PairDataset) -> pd.DataFrame:
-    """One row per pair, indexed by its id.
+    """One row per pair, in order, indexed by its id.
 
     Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens (of
     the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are; they
     cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not have),
-    problem (why the pair cannot be scored, "" where it can).
+    problem (why the pair cannot be scored, "" where it can; of a repeated id, that a run would refuse the set).
     """
     tokenizer = SimpleTokenizer()
-    rows = {pair.id: _row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=COLUMNS).rename_axis("pair")
+    rows = [_row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)]
+    table = pd.DataFrame(rows, pd.Index([pair.id for pair in dataset], name="pair"), COLUMNS)
+    table.loc[table.index.duplicated(keep=False), "problem"] = REPEATED
+    return table
 
 
 COLUMNS = ["width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "problem"]
@@ -59,7 +62,7 @@ def report(name: str, table: pd.DataFrame) -> str:
     lines = [f"{name}: {len(table)} pairs, {len(table) - len(bad)} can be scored"]
     lines += [f"pictures: {(~unreadable).sum()} readable, {unreadable.sum()} unreadable"]
     if len(sizes):
-        low, high = sizes.loc[sizes.prod(axis=1).idxmin()], sizes.loc[sizes.prod(axis=1).idxmax()]
+        low, high = sizes.iloc[sizes.prod(axis=1).argmin()], sizes.iloc[sizes.prod(axis=1).argmax()]
         lines[-1] += f"; from {low.width} x {low.height} to {high.width} x {high.height} pixels"
     if table.masks.any():
         lines += [f"masks: {int(table.masks.sum())}, on {(table.masks > 0).sum()} pairs"]
