@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .backends import openai as openai_backend
 from .backends.files import read
+from .data.pictures import upright_rgb
 from .paths import bundled
 from .towers import ImageTower, Layer, TextTower
 
@@ -103,9 +104,12 @@ class Clip:
         return self.image.check_layer(image), self.text.check_layer(text)
 
     def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device."""
+        """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device.
+
+        They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.
+        """
         images = [images] if isinstance(images, Image.Image) else images
-        return torch.stack([self._transform(i.convert("RGB")) for i in images]).to(self.text.embedding)
+        return torch.stack([self._transform(upright_rgb(i)) for i in images]).to(self.text.embedding)
 
     def picture(self, pixels: Tensor) -> np.ndarray:
         """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""

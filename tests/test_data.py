@@ -7,6 +7,7 @@ import pickle
 import datasets as hugging_face
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nibkit import data
@@ -414,12 +415,37 @@ def test_every_mode_becomes_upright_rgb(tmp_path):
     assert palette.mode == "RGB" and palette.getpixel((7, 5)) == (250, 0, 0)
     grey16 = np.array([[0, 257, 25700, 65535]], np.uint16)
     assert [p[0] for p in np.asarray(saved(tmp_path, Image.fromarray(grey16), "16.png"))[0]] == [0, 1, 100, 255]
+    (tmp_path / "16.pgm").write_bytes(b"P5 4 1 65535\n" + grey16.astype(">u2").tobytes())
+    assert [p[0] for p in np.asarray(pictures.read(tmp_path / "16.pgm"))[0]] == [0, 1, 100, 255]
     assert saved(tmp_path, Image.new("1", (1, 1), 1), "one.png").getpixel((0, 0)) == (255, 255, 255)
     clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     clear.putpixel((1, 0), (100, 0, 0, 255))
     assert [saved(tmp_path, clear, "clear.png").getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (100, 0, 0)]
     moving = saved(tmp_path, red, "moving.gif", save_all=True, append_images=[Image.new("RGB", (8, 6))])
     assert moving.size == (8, 6) and moving.getpixel((7, 5)) == (250, 0, 0)
+
+
+def test_a_picture_opened_by_hand_is_treated_like_its_file(tmp_path, scenes):
+    """Turned by EXIF, 16 bits, with a hidden colour, of a palette, CMYK, and plain: the model gets the same pixels."""
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    red, exif, alpha = Image.fromarray(noise), Image.Exif(), np.zeros((40, 60, 1), np.uint8)
+    exif[0x112] = 6
+    red.save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "16.png")
+    Image.fromarray(np.concatenate([noise, alpha], axis=2)).save(tmp_path / "clear.png")
+    red.quantize(4).save(tmp_path / "palette.png", transparency=0)
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    red.save(tmp_path / "plain.png")
+    files = sorted(tmp_path.iterdir())
+    by_hand = [Image.open(file) for file in files]
+    before = [(image.mode, image.size, image.tobytes()) for image in by_hand]
+    got = scenes.preprocess(by_hand)
+    assert torch.equal(got, scenes.preprocess([pictures.read(file) for file in files]))
+    assert [(image.mode, image.size, image.tobytes()) for image in by_hand] == before
+    assert torch.equal(got[files.index(tmp_path / "plain.png")], scenes._transform(red))
+    for image, message in [(Image.new("F", (2, 2)), "mode F"), (Image.new("RGB", (1, 300)), "the picture is 1 x 300; one side")]:
+        with pytest.raises(data.DataError, match=message):
+            scenes.preprocess(image)
 
 
 @pytest.mark.parametrize(
@@ -431,6 +457,7 @@ def test_every_mode_becomes_upright_rgb(tmp_path):
         (lambda path: path.mkdir(), "Is a directory"),
         (lambda path: Image.new("F", (2, 2)).save(path, "TIFF"), r"mode F\) have no known range"),
         (lambda path: Image.new("I", (2, 2), 70000).save(path, "TIFF"), r"mode I\) have no known range"),
+        (lambda path: Image.new("I", (2, 2), 200).save(path, "TIFF"), r"mode I\) have no known range"),  # not black
         (lambda path: Image.new("1", (10000, 10000)).save(path, "PNG"), "too large, 89,478,485 pixels are the limit"),
         (lambda path: Image.new("L", (2, 201)).save(path, "PNG"), "is 2 x 201; one side may be at most 100 times the other"),
     ],

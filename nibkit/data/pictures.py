@@ -1,4 +1,4 @@
-"""The one reader of pictures: any file that Pillow knows -> upright 8-bit RGB, or a DataError with the reason."""
+"""The one reader of pictures: any file or picture of Pillow's -> upright 8-bit RGB, or a DataError with the reason."""
 
 import io
 import os
@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .pairs import DataError
 
 MAX_ASPECT = 100  # a preprocess enlarges the short side: of a 1 x 60000 picture it would make one of 10 GB
+SIXTEEN_BITS_AT_MOST = ("PNG", "PPM")  # formats whose 16-bit grey Pillow may open in mode I, as it does 32-bit TIFFs
 
 
 def opened(source: Path | bytes, name: str = "") -> Image.Image:
@@ -33,32 +34,31 @@ def opened(source: Path | bytes, name: str = "") -> Image.Image:
 
 
 def read(source: Path | bytes, name: str = "") -> Image.Image:
-    """The picture as a person sees it: turned as EXIF says, on white where it is transparent, 8 bits, RGB.
+    """The picture as a person sees it, 8 bits, RGB: `upright_rgb` of `opened`, with their errors."""
+    return upright_rgb(opened(source, name), name or str(source))
 
-    16-bit grey values are scaled by 1/257. DataError as `opened`, and for pixels without a known range (32-bit integer
-    and floating point), and where one side is more than 100 times the other.
+
+def upright_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """A copy turned as EXIF says, on white where it is transparent, 8 bits, RGB.
+
+    16-bit grey values are scaled by 1/257. DataError for pixels without a known range (32-bit integer and floating point),
+    and where one side is more than 100 times the other.
     """
-    image = opened(source, name)
     if max(image.size) > MAX_ASPECT * min(image.size):
         size = f"{image.width} x {image.height}"
-        raise DataError(f"{name or source} is {size}; one side may be at most {MAX_ASPECT} times the other: crop it")
+        raise DataError(f"{name} is {size}; one side may be at most {MAX_ASPECT} times the other: crop it")
     try:
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode == "F" or image.mode.startswith("I"):
-            image = _eight_bits(image)
+        if image.mode == "F" or (image.mode == "I" and image.format not in SIXTEEN_BITS_AT_MOST):
+            raise ValueError(f"its pixels (Pillow's mode {image.mode}) have no known range; save it with 8 or 16 bits")
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I"):
+            image = Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     except Exception as error:
-        raise DataError(f"{name or source} cannot be read as a picture: {error}") from error
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image)
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"its pixels (Pillow's mode {image.mode}) have no known range; save it with 8 or 16 bits")
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        raise DataError(f"{name} cannot be read as a picture: {error}") from error
 
 
 def _reason(error: Exception, source: Path | bytes) -> str:
