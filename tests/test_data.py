@@ -260,11 +260,11 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
         ("a.json", "[" * 100_000, "cannot be read as a JSON file"),
         ("a.json", '[{"caption": 5}]', "a.json: entry 1: a caption is 5, not a string"),
         ("a.json", '[{"caption": "a"}, {"caption": ["a", 0]}]', "entry 2: a caption is 0, not"),
-        ("a.json", '[{"caption": {"raw": "a"}}]', 'entry 1: a caption is {"raw": "a"}, not a string'),
+        ("a.json", '[{"caption": {"raw": "a"}}]', 'entry 1: a caption is {\'raw\': \'a\'}, not a string'),
         ("a.json", '[{"sentences": ["a"]}]', 'entry 1: "sentences" is not a list of {"raw": caption}'),
         ("a.json", '[{"sentences": {"raw": "a"}}]', '"sentences" is not a list'),
-        ("a.json", '[{"sentences": [{"raw": ["a"]}]}]', 'a caption is \\["a"\\], not a string'),
-        ("a.json", '[{"image": ["a.png"]}]', 'entry 1: "image" is \\["a.png"\\], not a string'),
+        ("a.json", '[{"sentences": [{"raw": ["a"]}]}]', 'a caption is \\[\'a\'\\], not a string'),
+        ("a.json", '[{"image": ["a.png"]}]', 'entry 1: "image" is \\[\'a.png\'\\], not a string'),
         ("a.json", '[{"filename": 5}]', 'entry 1: "filename" is 5'),
         ("a.json", '{"dataset": 5, "images": []}', 'a.json: "dataset" is 5'),
         ("a.txt", "a", "neither a CSV file, a JSON file nor a folder"),
@@ -545,6 +545,15 @@ def test_a_broken_picture_of_the_hub_raises_only_when_opened(tmp_path, monkeypat
     for k, message in [(0, "set/0000 cannot be read as a picture: no format"), (1, "set/0001 has no picture")]:
         with pytest.raises(data.DataError, match=message):
             _ = pairs[k].image
+
+
+def test_a_column_of_the_hub_that_holds_no_captions(tmp_path):
+    columns = {"image": [Image.new("RGB", (4, 4))], "number": [5], "nested": [{"raw": "a cat"}], "none": [None]}
+    hugging_face.Dataset.from_dict(columns).cast_column("image", hugging_face.Image()).save_to_disk(tmp_path / "set")
+    for column, shown in (("number", "5"), ("nested", "{'raw': 'a cat'}")):
+        with pytest.raises(data.DataError, match=f"set, {column}: a caption is {shown}, not a string"):
+            data.load(f"hf:{tmp_path / 'set'},train,image,{column}")
+    assert data.load(f"hf:{tmp_path / 'set'},train,image,none")[0].text == ""
 
 
 def test_without_network_the_hubs_cache_is_used_and_nothing_is_waited_for(parquet, monkeypatch):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..backends.files import WAIT
 from . import pictures
-from .pairs import DataError, Pair, PairDataset
+from .pairs import DataError, Pair, PairDataset, string
 
 A_PHOTO = "a photo of a "  # the published prompt, before the name of a class
 
@@ -96,7 +96,7 @@ def fetch(
         seen[value if names else i] = count = seen.get(value if names else i, 0) + 1
         if per_class and count > per_class:
             continue
-        captions = [A_PHOTO + _spelt(names[value])] if names else _captions([row[column] for column in columns])
+        captions = [A_PHOTO + _spelt(names[value])] if names else _captions([row[column] for column in columns], f"hf:{name}, {text}")
         several = {"captions": captions} if len(captions) > 1 else {}
         label = f"{called}/{i:04d}"
         read = functools.partial(_read, rows, i, image, label)
@@ -131,9 +131,10 @@ def _streamed(rows, n: int, columns: list[str], name: str) -> list[dict]:
         raise DataError(f"hf:{name} broke off while it was streamed ({type(error).__name__}: {error}); run it again") from error
 
 
-def _captions(values: list) -> tuple[str, ...]:
+def _captions(values: list, where: str) -> tuple[str, ...]:
     texts = itertools.chain.from_iterable(value if isinstance(value, (list, tuple)) else [value] for value in values)
-    return tuple(text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text or "") for text in texts)
+    texts = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in texts)
+    return tuple(string(text, f"{where}: a caption") for text in texts)
 
 
 def _spelt(label: str) -> str:

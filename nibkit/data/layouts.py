@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..scenes.world import words_of
 from . import pictures
-from .pairs import DataError, Pair, PairDataset
+from .pairs import DataError, Pair, PairDataset, string
 
 LAYOUTS = {  # path -> what it is, and the name that the dataset gets
     "cc.csv": ("Conceptual Captions as the authors' code reads it: caption, file_path", "conceptual_captions"),
@@ -56,7 +56,7 @@ def read(path: Path, name: str | None = None) -> PairDataset:
         return PairDataset(name or stem, _numbered(stem, _csv(path)))
     if path.suffix.lower() == ".json":
         content = _json(path)
-        called = _text(content.get("dataset"), f'{path}: "dataset"') if isinstance(content, dict) else ""
+        called = string(content.get("dataset"), f'{path}: "dataset"') if isinstance(content, dict) else ""
         stem = NAMES.get(path.name, called or path.stem)
         return PairDataset(name or stem, _numbered(stem, _listed(path, content)))
     raise DataError(f"{path} is neither a CSV file, a JSON file nor a folder")
@@ -140,7 +140,7 @@ def _listed(path: Path, content) -> Iterator[dict]:
     test = [entry for entry in entries if entry.get("split") == "test"]
     for i, entry in enumerate(test or entries, 1):
         where = f"{path}: entry {i}"
-        image, folder, file = (_text(entry.get(key), f'{where}: "{key}"') for key in ("image", "filepath", "filename"))
+        image, folder, file = (string(entry.get(key), f'{where}: "{key}"') for key in ("image", "filepath", "filename"))
         captions = _captions(entry, where)
         several = {"captions": captions} if len(captions) > 1 else {}
         picture = _picture(path.parent, image or os.path.join(folder, file), where)
@@ -156,7 +156,7 @@ def _captions(entry: dict, where: str) -> tuple[str, ...]:
             raise DataError(f'{where}: "sentences" is not a list of {{"raw": caption}}; give a plain list of captions as "caption"')
         captions = [sentence.get("raw") for sentence in sentences]
     captions = captions if isinstance(captions, list) else [captions]
-    return tuple(_text(caption, f"{where}: a caption") for caption in captions if caption is not None)
+    return tuple(string(caption, f"{where}: a caption") for caption in captions if caption is not None)
 
 
 def _tiny_imagenet(folder: Path) -> list[Pair]:
@@ -193,13 +193,6 @@ def _json(path: Path):
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read as a JSON file: {error}") from error
-
-
-def _text(value, what: str) -> str:
-    """A string of a JSON file, "" for null; `what` is what an error calls it."""
-    if value is not None and not isinstance(value, str):
-        raise DataError(f"{what} is {json.dumps(value)[:60]}, not a string; put one there")
-    return value or ""
 
 
 def _lines(path: Path) -> list[str]:

@@ -18,6 +18,13 @@ class DataError(ValueError):
     """A file of a dataset cannot be used; the message names the file and the reason."""
 
 
+def string(value, what: str) -> str:
+    """A string that a list holds, "" for null; DataError for anything else, in which `what` names it."""
+    if value is not None and not isinstance(value, str):
+        raise DataError(f"{what} is {str(value)[:60]}, not a string; put one there")
+    return value or ""
+
+
 @dataclass(frozen=True)
 class Pair:
     """One picture and its caption.
