@@ -103,7 +103,7 @@ def batch_target(bench: Bench) -> Effects:
     )
     yield f"the same, batch of {BATCH} against batches of 8", _same(bench.words(batch), bench.words(small))
     published = bench.metrics(Attribution(own.image, batch, own.size)).text_drop
-    yield "text drop, published less corrected, points", published - bench.metrics(own).text_drop
+    yield "text drop, published minus corrected, points", published - bench.metrics(own).text_drop
 
 
 def caption_choice(bench: Bench, captions: int = 5) -> Effects:
@@ -131,13 +131,13 @@ def text_metric(bench: Bench) -> Effects:
     ]
     repeated = [np.array([(i == token).sum() > 1 for token in i]) for i in inner]
     yield "captions in which a word occurs twice, %", [100.0 * r.any() for r in repeated]
-    yield "score of a repeated word less what it is multiplied by, in [0, 1]", [
+    yield "how much lower a repeated word's factor is than its score, both in [0, 1]", [
         np.mean([s[place] - s[i == i[place]].prod() for place in np.flatnonzero(r)])
         for i, s, r in zip(inner, scores, repeated)
         if r.any()
     ]
     published, corrected = (bench.metrics(a, protocol=protocol) for protocol in ("paper", "corrected"))
-    yield "text drop, published less corrected, points", published.text_drop - corrected.text_drop
+    yield "text drop, published minus corrected, points", published.text_drop - corrected.text_drop
     yield "pairs whose text increase changes, %", 100.0 * (published.text_increase != corrected.text_increase)
 
 
@@ -191,7 +191,7 @@ def names(bench: Bench) -> Effects:
         yield f"{called} and {defined}, words: Spearman", _same(bench.words(one.text), bench.words(two.text))
         difference = bench.metrics(one) - bench.metrics(two)
         for column in ("image_drop", "text_drop"):
-            yield f"{called} less {defined}, {column.replace('_', ' ')}, points", difference[column]
+            yield f"{called} minus {defined}, {column.replace('_', ' ')}, points", difference[column]
 
 
 # --- the table -------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import FigureBase
 
 SIGNED = "RdBu_r"
 ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig")  # the paper's eight
@@ -98,6 +99,25 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
     ax.set(xlim=(0, 1), ylim=(0, 1), title=title)
     ax.set_axis_off()
     return ax
+
+
+def pair(
+    figure: FigureBase, image: np.ndarray, maps: Mapping[str, np.ndarray], words: Mapping[str, Sequence[tuple[str, float]]],
+    title: str = "",
+) -> None:
+    """A pair on a figure of its own: the picture, its signed maps (name -> (H, W)) beside it, the caption by each name below.
+
+    The maps share one scale, and so do the words.
+    """
+    heights = [4] + [1] * len(words)
+    grid = figure.add_gridspec(len(heights), 1 + len(maps), height_ratios=heights, hspace=0.15, wspace=0.35, top=0.93, bottom=0.02)
+    limit = max(np.abs(scores).max() for scores in maps.values())
+    loudest = max(abs(score) for line in words.values() for _, score in line)
+    picture(figure.add_subplot(grid[0, 0]), image, title)
+    for place, (name, scores) in enumerate(maps.items(), 1):
+        overlay(figure.add_subplot(grid[0, place]), image, scores, limit, name)
+    for place, (name, line) in enumerate(words.items(), 1):
+        text(figure.add_subplot(grid[place, :]), line, loudest).set_title(name, loc="left", fontsize=8, y=0.75)
 
 
 def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:

@@ -180,7 +180,8 @@ PROPERTIES = (
 GIVEN = ("clip", "pixels", "ids")  # a model and a pair
 LABELS = ("labels", "classes", "targets")
 TOLERANCE = 0.02  # share of the match's change that scores may miss
-SAME = 0.15  # of the largest score: rounding depends on the batch; it moves adaptive nodes and flips the signs MFABA steps by
+SAME = 0.1  # of the largest score: rounding depends on the batch and flips the signs MFABA steps by (0.05 in one of 16 pairs)
+FEW = 2  # pairs on which bits are compared; whether scores add up is asked of all
 
 ARGUED = {  # name -> (why, the properties that this sentence settles)
     "LICO": (
@@ -266,11 +267,13 @@ def _differ(one: list[np.ndarray], other: list[np.ndarray]) -> float:
 def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.DataFrame:
     """Test a method for the six properties on B >= 2 pairs: columns property, holds, how ("tested"), evidence.
 
+    All but "no information loss" are asked of the first FEW pairs.
+
     * no extra examples: it asks for nothing but a model and a pair, and a pair alone scores as among others, to SAME.
     * no randomness: other seeds, its own and the global ones, give the same bits.
     * no specific structure: it gives the same scores on a model whose blocks hide their attention. That a model has
       tokens, and layers to cut at, is granted to all.
-    * no information loss: its scores add up to the change they explain, to TOLERANCE.
+    * no information loss: in the worst of all B pairs its scores add up to the change they explain, to TOLERANCE.
     * explains the current model: weights, flags, hooks and outputs are the same bits after as before.
     * no downstream task: it asks for no labels.
     """
@@ -278,8 +281,9 @@ def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.Dat
         raise ValueError(f"{len(pixels)} pair: whether a score depends on other examples shows only with two or more")
     arguments = inspect.signature(subject.function).parameters.values()
     extras = [p.name for p in arguments if p.default is p.empty and p.name not in GIVEN and p.kind is not p.VAR_KEYWORD]
-    before = fingerprint(clip, pixels, ids)
-    scores, others = (_seeded(functools.partial(subject.run, clip, pixels, ids), seed) for seed in (0, 1))
+    few = pixels[:FEW], ids[:FEW]
+    before = fingerprint(clip, *few)
+    scores, others = (_seeded(functools.partial(subject.run, clip, *few), seed) for seed in (0, 1))
     found = {}
     if extras:
         found[PROPERTIES[0]] = False, f"asks for {', '.join(extras)}"
@@ -290,14 +294,14 @@ def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.Dat
     apart = _differ(scores, others)
     found[PROPERTIES[1]] = same, f"two seeds differ by {apart:.0%} of the largest score"
     try:
-        apart = _differ(scores, _seeded(functools.partial(subject.run, hide(clip), pixels, ids), 0))
+        apart = _differ(scores, _seeded(functools.partial(subject.run, hide(clip), *few), 0))
         found[PROPERTIES[2]] = apart == 0, "same scores on blocks that hide their attention"
     except AttributeError as error:
         found[PROPERTIES[2]] = False, f"reads a block's {error.name}"
     gap = subject.gap(clip, pixels, ids)
-    missed = f"scores miss {gap:.1%} of the change" if gap < 10 else "scores add up to no change of the match"
+    missed = f"misses {f'{gap:.1%}' if gap < 10 else '>1,000%'} of the change, worst of {len(ids)} pairs"
     found[PROPERTIES[3]] = gap < TOLERANCE, missed
-    unchanged = fingerprint(clip, pixels, ids) == before
+    unchanged = fingerprint(clip, *few) == before
     found[PROPERTIES[4]] = unchanged, "same bits before and after" if unchanged else "the run changed the model"
     labels = [name for name in extras if name in LABELS]
     found[PROPERTIES[5]] = not labels, f"asks for {', '.join(labels)}" if labels else "ran without any label"

@@ -29,6 +29,7 @@ from .attribution import Attribution
 from .checks import one_of
 from .methods import METHODS
 from .metrics import confidence
+from .plots import COLOURS
 from .sharing import shared
 
 DTYPES = ("float32", "tf32", "bf16")
@@ -73,15 +74,20 @@ def precision(clip, dtype: str) -> Iterator:
         torch.set_float32_matmul_precision(before)
 
 
+def timed(run: Callable, device: torch.device) -> float:
+    """Seconds of one run, its work on the device included."""
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 def fastest(run: Callable, device: torch.device, budget: float = BUDGET) -> float:
     """Seconds of the fastest of up to five runs, as many as fit the budget (seconds), at least one."""
     times = []
     while not times or (sum(times) + min(times) < budget and len(times) < 5):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
+        times.append(timed(run, device))
     return min(times)
 
 
@@ -235,8 +241,9 @@ def _deviation(clip, run: Callable, dtype: str) -> float:
 # --- how the cost grows --------------------------------------------------------------------------------------------
 
 
-def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -> pd.DataFrame:
-    """Cost of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds`, `gflop` (all pairs).
+def scaling(clip, dtype: str = "float32", most: int = 16, repeats: int = 1) -> pd.DataFrame:
+    """Cost of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds` (the median of `repeats`
+    calls), `fastest`, `slowest`, `gflop` (all pairs).
 
     Pairs: 1, 2, 4 .. `most` with ten steps at the default layer. Steps: 1 .. 20, and layers: all, with one pair.
     """
@@ -252,23 +259,32 @@ def scaling(clip, dtype: str = "float32", most: int = 16, budget: float = 0.0) -
             run = lambda: METHODS["nib"](clip, *data, **options)  # noqa: B023, E731
             with Work() as work:
                 run()
-            rows.append({"of": of, "n": n, "seconds": fastest(run, clip.device, budget), "gflop": work.flop / 1e9})
+            taken = [timed(run, clip.device) for _ in range(repeats)]
+            spread = {"seconds": np.median(taken), "fastest": min(taken), "slowest": max(taken)}
+            rows.append({"of": of, "n": n, **spread, "gflop": work.flop / 1e9})
     return pd.DataFrame(rows)
 
 
 def draw(axes: Sequence[Axes], table: pd.DataFrame) -> None:
-    """What `scaling` found, on four axes: seconds against pairs, steps and layer with straight fits; pairs a second."""
+    """What `scaling` found, on four axes: seconds against pairs, steps and layer with straight fits; pairs a second.
+
+    Whiskers: the fastest and the slowest call.
+    """
     labels = {"pairs": "pairs in one call", "steps": "steps, one pair", "layer": "layer that is cut, one pair"}
     for ax, (of, label) in zip((axes[0], axes[2], axes[3]), labels.items()):
         part = table[table.of == of]
         slope, start = np.polyfit(part.n, part.seconds, 1)
         ax.plot(part.n, start + slope * part.n, color="0.7", lw=1, label=f"{start:.3f} {slope:+.4f} n")
-        ax.plot(part.n, part.seconds, "o", color="C0")
+        _points(ax, part.n, part.seconds, part.fastest, part.slowest, "o")
         ax.set(xlabel=label, ylabel="seconds", ylim=(0, None))
         ax.legend(frameon=False, loc="lower left" if slope < 0 else "lower right")
     part = table[table.of == "pairs"]
-    axes[1].plot(part.n, part.n / part.seconds, "o-", color="C0")
+    _points(axes[1], part.n, *(part.n / part[column] for column in ("seconds", "slowest", "fastest")), "o-")
     axes[1].set(xscale="log", xlabel=labels["pairs"], ylabel="pairs per second", ylim=(0, None))
     axes[1].set_xticks(part.n, part.n)
     axes[1].minorticks_off()
     axes[3].xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _points(ax: Axes, x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series, form: str) -> None:
+    ax.errorbar(x, y, [y - low, high - y], fmt=form, color=COLOURS["nib"], elinewidth=1)

@@ -31,6 +31,9 @@ def test_verdicts_follow_from_the_figures():
     everywhere = verdict.loc["best in every column of Table 2"]
     assert everywhere.holds == "no" and "image increase on imagenet (-1.7 %)" in everywhere.recomputed
     assert verdict.loc["M2IB depends strongly on beta", "holds"] == "yes"
+    ours = verdict.source == "our question"
+    assert ours.sum() == 3 and set(verdict.stated[ours]) == {"–"} and list(verdict.source[:3]) == ["abstract"] * 3
+    assert verdict.loc["text scores hardly depend on num_steps", ["rule", "holds"]].tolist() == ["under 10 % of the mean", "no"]
 
 
 def test_real_data_have_their_place_in_the_papers_tables():

@@ -75,3 +75,16 @@ def test_a_panel_per_metric_and_a_line_per_label():
         ("nib", "-", [7, 6]), ("nib exact", "--", [9, 8]), ("gae", "-", [11, 10]),
     ]  # fmt: skip
     assert lines[0].get_color() == lines[1].get_color() and len(axes[1].collections) == 2  # NIB's bands only
+
+
+def test_a_pair_shares_one_scale_among_maps_and_one_among_words():
+    figure = plt.figure()
+    maps = {"paper": np.full((4, 4), 0.25), "exact": np.full((4, 4), -0.5)}
+    words = {"paper": [("a", 0.125), ("cat", 1.0)], "exact": [("a", -2.0), ("cat", 1.0)]}
+    plots.pair(figure, np.zeros((4, 4, 3)), maps, words, "one")
+    assert [ax.get_title() or ax.get_title("left") for ax in figure.axes if not ax.get_label()] == ["one", *maps, *words]
+    drawn = [ax.images[-1] for ax in figure.axes if len(ax.images) == 2]
+    assert [image.get_clim() for image in drawn] == [(-0.5, 0.5)] * 2
+    colours = [[patch.get_facecolor() for patch in ax.patches] for ax in figure.axes if len(ax.patches) == 2]
+    assert colours[0][1] == colours[1][1] and colours[0][0] != colours[1][0]  # "cat": one score, one colour
+    plt.close(figure)

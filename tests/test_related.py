@@ -173,6 +173,16 @@ def test_a_method_that_draws_from_the_global_generators_is_random_and_they_are_l
     assert np.array_equal(np.random.get_state()[1], before[0]) and torch.equal(torch.get_rng_state(), before[1])
 
 
+def test_bits_are_compared_on_two_pairs_and_sums_over_all(golden_clip, golden_pair):
+    pixels, ids = golden_pair[0][[0, 1, 0]], [golden_pair[1][k] for k in (0, 1, 0)]
+    ran, added = [], []
+    run = lambda clip, pixels, ids, seed: ran.append(len(ids)) or [np.ones(1)]  # noqa: E731
+    gap = lambda clip, pixels, ids: added.append(len(ids)) or 0.5  # noqa: E731
+    table = examine(Subject(lambda clip, pixels, ids: None, run, gap), golden_clip, pixels, ids).set_index("property")
+    assert set(ran) == {1, 2} and added == [3]
+    assert table.evidence["no information loss"] == "misses 50.0% of the change, worst of 3 pairs"
+
+
 def test_hidden_blocks_compute_the_same_and_show_no_attention(golden_clip, pairs):
     hidden = hide(golden_clip)
     assert torch.equal(hidden.similarity(*pairs), golden_clip.similarity(*pairs))

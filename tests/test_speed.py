@@ -1,6 +1,7 @@
 """The bench: what it counts, checks and draws. Nothing here looks at a clock."""
 
 import functools
+import itertools
 import json
 import math
 
@@ -141,4 +142,14 @@ def test_work_grows_in_straight_lines(golden_clip):
         assert np.sign(slopes[0]) == steepness
     speed.draw(axes := Figure().subplots(1, 4), table)
     assert [list(axes[k].lines[-1].get_xdata()) for k in (0, 2, 3)] == [list(x.index) for x in (pairs, steps, layers)]
-    np.testing.assert_allclose(axes[1].lines[0].get_ydata() * table.seconds[:3], [1, 2, 4])
+    np.testing.assert_allclose(axes[1].lines[0].get_ydata().astype(float) * table.seconds[:3], [1, 2, 4])
+
+
+def test_scaling_has_the_median_and_the_range_of_its_calls(golden_clip, monkeypatch):
+    clock = itertools.cycle([3.0, 1.0, 5.0])
+    monkeypatch.setattr(speed, "timed", lambda run, device: next(clock))
+    table = speed.scaling(golden_clip, most=2, repeats=3)
+    assert set(table.seconds) == {3} and set(table.fastest) == {1} and set(table.slowest) == {5}
+    speed.draw(axes := Figure().subplots(1, 4), table)
+    whisker = axes[1].collections[0].get_segments()[0]
+    np.testing.assert_allclose(whisker[:, 1], [1 / 5, 1])

@@ -11,6 +11,8 @@ from clip.model import CLIP, build_model
 from safetensors.torch import load_file
 
 from .. import data
+from ..benchmark import checksum
+from ..models import load
 from ..paths import bundled
 from . import train, world
 from .datasets import prompt
@@ -153,7 +155,8 @@ OpenAI's architecture and key names (`clip.model.build_model` takes the file), s
 pictures, patch 32 (a 7 x 7 grid), {train.BLOCKS} + {train.BLOCKS} blocks, width {train.WIDTH}, CLIP's own vocabulary and
 {train.CONTEXT} token positions. {count / 1e6:.1f} million weights in float16, {path.stat().st_size / 1e6:.1f} MB;
 token rows that no caption uses are zero.
-SHA-256 `{hashlib.sha256(path.read_bytes()).hexdigest()}`.
+SHA-256 of the file: `{hashlib.sha256(path.read_bytes()).hexdigest()}`;
+tables and pages name the same weights by their CRC-32, `{checksum(load(str(path), device="cpu"))}`.
 
 ## World
 
