@@ -171,10 +171,10 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int, nodes: np.nd
     or `max_passes` >= 2 gradient passes are spent. The second condition is the one that means something: `settle` closes
     gaps, and errors may cancel, but `error` is taken before, and bounds what a token is off by, where the gap does not.
 
-    Measured on scenes, 16 pairs, layers 3, 6 and 9, image and text (notebook 09): at 20 passes median gaps of 0.1 to 0.9 %,
-    95 % of them below 0.4 to 3.3 %, scores 0.8 to 5.8 % (Euclidean) from a dense float64 integral. A tolerance of 1 % cost
-    48 pairs 15 to 28 passes in the median and 21 to 53 at the 95th percentile; worst is the image at layer 3, where 2 of
-    the 48 did not get there in 64.
+    Measured on scenes, 24 pairs, layers 3, 6 and 9, image and text (notebook 09): at 20 passes median gaps of 0.1 to 1.0 %,
+    95 % of them below 0.5 to 4.5 %, scores 0.8 to 6.0 % (Euclidean) from a dense float64 integral. A tolerance of 1 % cost
+    48 other pairs 15 to 28 passes in the median and 21 to 53 at the 95th percentile; worst is the image at layer 3, where 2
+    of the 48 did not get there in 64.
     """
     tol, max_passes = number("tol", tol), whole("max_passes", max_passes, 2)
     tokens, device, lam0 = bottleneck.state.tokens, bottleneck.target.device, bend(bottleneck.state)
