@@ -96,7 +96,8 @@ def fetch(
         seen[value if names else i] = count = seen.get(value if names else i, 0) + 1
         if per_class and count > per_class:
             continue
-        captions = [A_PHOTO + _spelt(names[value])] if names else _captions([row[column] for column in columns], f"hf:{name}, {text}")
+        said = [row[column] for column in columns]
+        captions = [A_PHOTO + _spelt(names[value])] if names else _captions(said, f"hf:{name}, {text}")
         several = {"captions": captions} if len(captions) > 1 else {}
         label = f"{called}/{i:04d}"
         read = functools.partial(_read, rows, i, image, label)

@@ -99,12 +99,13 @@ def _instead(folder: Path) -> str:
 def _csv(path: Path) -> Iterator[dict]:
     """Any CSV file: a column of IMAGE, one of TEXT, and perhaps mask (with objects) or boxes; others are ignored.
 
-    mask: path of a picture; with objects (names with spaces between), value k is the k-th of them (values of one
-    name are joined), without, all that is not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after the other, with any signs between the numbers.
+    mask: path of a picture; with objects (names with spaces between), value k is the k-th of them (values of one name are
+    joined), without, all that is not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after the other, with
+    any signs between the numbers.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)  # not strict, an open quote swallows the rows behind it
+            reader = csv.DictReader(file, restval="", strict=True)  # else an open quote swallows the rows behind it
             rows, columns = list(reader), reader.fieldnames or []
     except csv.Error as error:
         advice = 'close every quote, and double those within a "quoted" cell'
