@@ -17,6 +17,7 @@ from .benchmark import METRICS
 from .claims import table as paper_table
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER
+from .ranking import holm, rank_correlation
 
 TABLES = {  # option of the method -> its name in the paper's tables, and the tables that vary it
     "steps": ("num_steps", ("table3_num_steps", "table6_num_steps_expanded")),
@@ -57,13 +58,15 @@ def _spearman(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def trend(
     rows: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> pd.DataFrame:
-    """Per metric: do our means rank the settings as the paper's do?
+    """Per metric: do our means rise and fall with the paper's over the settings?
 
     theirs: a table of `paper`. Only settings of both count, and pairs that were measured at each of them.
 
     Columns: settings, n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (its
-    bootstrap interval over our pairs; the paper's means are taken as they are), order ("the same" where low > 0,
-    "reversed" where high < 0, "open" otherwise), best_ours and best_paper (the setting with the best mean).
+    bootstrap interval over our pairs; the paper's means are taken as they are), p (over the settings;
+    `ranking.rank_correlation`), p_holm (over the metrics), verdict ("with" or "against" where the interval is without 0
+    and p_holm < 1 - level, which takes six settings; else "open"), best_ours and best_paper (the setting with the best
+    mean).
     """
     setting = theirs.index.name
     rows = by_setting(rows, setting)
@@ -79,28 +82,31 @@ def trend(
     for metric, higher in HIGHER_IS_BETTER.items():
         values, reference = wide[metric][both].to_numpy(float), theirs.loc[both, metric].to_numpy(float)
         mean, sign = values.mean(0), 1 if higher else -1
-        (rho,) = _spearman(mean[None], reference)
+        rho, p = rank_correlation(mean, reference)
         low, high = np.quantile(_spearman(draws @ values / n, reference), [(1 - level) / 2, (1 + level) / 2])
         table[metric] = {
-            "settings": len(both), "n": n, "rho": rho, "low": low, "high": high,
-            "order": "the same" if low > 0 else "reversed" if high < 0 else "open",
+            "settings": len(both), "n": n, "rho": rho, "low": low, "high": high, "p": p, "p_holm": np.nan, "verdict": "open",
             "best_ours": both[(sign * mean).argmax()], "best_paper": both[(sign * reference).argmax()],
         }  # fmt: skip
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
+    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
+    table["p_holm"] = holm(table.p)
+    clear = table.p_holm < 1 - level
+    table.loc[clear & (table.low > 0), "verdict"] = "with"
+    table.loc[clear & (table.high < 0), "verdict"] = "against"
+    return table
 
 
 def sentence(found: pd.DataFrame) -> str:
     """A table of `trend` in words."""
 
-    def those(order: str) -> str:
-        some = found[found.order == order].itertuples()
-        named = [f"{r.Index.replace('_', ' ')} (rho {r.rho:.2f}, {r.low:.2f} to {r.high:.2f})" for r in some]
+    def those(verdict: str) -> str:
+        some = found[found.verdict == verdict].rename(lambda metric: metric.replace("_", " ")).itertuples()
+        named = (f"{r.Index} (rho {r.rho:.2f}, {r.low:.2f} to {r.high:.2f}, p {r.p_holm:.2g})" for r in some)
         return ", ".join(named) or "none"
 
     return (
-        f"Over the {found.settings.iloc[0]} settings of both tables, our means are in the paper's order on: "
-        f"{those('the same')}; in the reverse order on: {those('reversed')}; "
-        f"the interval includes 0 on: {those('open')}."
+        f"Over the {found.settings.iloc[0]} settings of both tables, our means rise and fall with the paper's "
+        f"(rank correlation) on: {those('with')}; against them on: {those('against')}; open on: {those('open')}."
     )
 
 

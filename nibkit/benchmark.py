@@ -1,9 +1,9 @@
-"""Dataset x methods -> one tidy row per (pair, method); tables and tests over such rows.
+"""Dataset x methods -> one tidy row per (pair, method); tables over such rows (tests: nibkit.ranking).
 
 A run is resumed from its file; what is made of it are tables:
 
     rows = run(clip, data.load("scenes-objects"), ["nib", "random"], out="rows.csv")
-    style(summary(rows)), compare(rows), style(beside_paper(summary(rows), "scenes-objects"))
+    style(summary(rows)), style(beside_paper(summary(rows), "scenes-objects"))
 """
 
 import csv
@@ -26,7 +26,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
-from scipy import stats
 from tqdm.auto import tqdm
 
 from .checks import one_of, whole
@@ -40,6 +39,7 @@ from .sharing import once, shared
 
 METRICS = list(HIGHER_IS_BETTER)
 COST = ["seconds", "passes"]
+DECIMALS = {"n": 0, "failures": 0, "passes": 1}  # shown; of metrics, see `style`
 
 
 class Measure(NamedTuple):
@@ -401,42 +401,6 @@ def summary(
     return pd.DataFrame(list(groups.values()), index=index)
 
 
-def paired_test(difference: np.ndarray) -> tuple[float, str]:
-    """Two-sided p of paired differences, and the test's name: Wilcoxon's signed ranks; where all that differ have one size,
-    McNemar's exact test.
-    """
-    moved = difference[difference != 0]
-    if len(np.unique(np.abs(moved))) > 1:
-        return float(stats.wilcoxon(difference).pvalue), "Wilcoxon"
-    return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0, "McNemar"
-
-
-def compare(
-    rows: pd.DataFrame, method: str = "nib", level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> pd.DataFrame:
-    """Per metric, `method` against the runner-up (the best mean of all others in `rows`), over the pairs both measured.
-
-    Columns: runner_up, n, difference (method - runner-up, percent points; low, high: its bootstrap interval), better
-    (the difference favours the method), p and test (`paired_test`: Wilcoxon for a drop, McNemar for an increase).
-    """
-    rows = rows[_measured(rows)]
-    names = list(rows.method.unique())
-    if method not in names or len(names) < 2:
-        raise ValueError(f"method {method!r} and another one must have measured rows; there are: {', '.join(names)}")
-    wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=METRICS), {}
-    for metric, higher in HIGHER_IS_BETTER.items():
-        others = wide[metric].drop(columns=method).mean()
-        runner_up = others.idxmax() if higher else others.idxmin()
-        difference = (wide[metric][method] - wide[metric][runner_up]).dropna().to_numpy(float)
-        p, test = paired_test(difference)
-        mean, (low, high) = difference.mean(), intervals(difference[:, None], level, resamples, seed)[:, 0]
-        table[metric] = {
-            "runner_up": runner_up, "n": len(difference), "difference": mean, "low": low, "high": high,
-            "better": bool(mean > 0 if higher else mean < 0), "p": p, "test": test,
-        }  # fmt: skip
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
-
-
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
@@ -474,21 +438,29 @@ def caption(about: pd.DataFrame) -> str:
 def style(table: pd.DataFrame, about: pd.DataFrame | None = None) -> Styler:
     """A table of `summary` or `beside_paper` for the eye: the best of a metric in bold, intervals in small print.
 
+    Our metrics have one decimal, the paper's, of a thousand pairs and more, two. Pairs per second are left blank where
+    nothing was run (no passes: the controls).
+
     about: whose numbers these are, for the caption above the table.
     """
     first = lambda column: column[0] if isinstance(column, tuple) else column  # noqa: E731
     shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
     for column in shown:
-        values, better = table[column].round(2), HIGHER_IS_BETTER.get(first(column))
-        text = values.map("{:g}".format if column in ("n", "failures", "passes") else "{:,.2f}".format)
+        better = HIGHER_IS_BETTER.get(first(column))
+        ours = better is not None and column != (first(column), "paper")
+        decimals = DECIMALS.get(column, 1 if ours else 2)
+        values = table[column].round(decimals)
+        text = values.map(f"{{:,.{decimals}f}}".format)
         if better is not None:
             text = text.mask(values == (values.max() if better else values.min()), "<b>" + text + "</b>")
         if f"{column}_low" in table:
-            low, high = (table[f"{column}_{end}"].map("{:.2f}".format) for end in ("low", "high"))
+            low, high = (table[f"{column}_{end}"].map(f"{{:.{decimals}f}}".format) for end in ("low", "high"))
             text = text + "<br><small>" + low + " to " + high + "</small>"
         shown[column] = text.mask(values.isna(), "–")
+    if "passes" in table and "pairs_per_second" in table:
+        shown["pairs_per_second"] = shown["pairs_per_second"].mask(table["passes"] == 0, "")
     arrows = {metric: f"{metric.replace('_', ' ')} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()}
-    shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second"})
+    shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second (ours: this run)"})
     styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
     styled = shown.style.format_index(escape="html").set_table_styles(styles)
     return styled if about is None else styled.set_caption(html.escape(caption(about)))  # pandas does not escape captions

@@ -1,13 +1,15 @@
-"""Tables over tidy rows (one per pair and method, a column per metric): who beats the controls, and do two metrics rank
-the methods alike?
+"""Tables over tidy rows (one per pair and method, a column per metric): who beats the controls or the best other method,
+and do two metrics, or the paper and we, rank the methods alike?
 """
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
-from .benchmark import intervals, paired_test
+from .benchmark import METRICS, intervals
+from .metrics import HIGHER_IS_BETTER
 
 CONTROLS = ("random", "centre")
 
@@ -32,8 +34,18 @@ def means(rows: pd.DataFrame, metrics: Sequence[str], by: str | list[str] = "met
     return pd.DataFrame(found).set_index(["metric", *keys])
 
 
+def paired_test(difference: np.ndarray) -> tuple[float, str]:
+    """Two-sided p of paired differences, and the test's name: Wilcoxon's signed ranks; where all that differ have one size,
+    McNemar's exact test.
+    """
+    moved = difference[difference != 0]
+    if len(np.unique(np.abs(moved))) > 1:
+        return float(stats.wilcoxon(difference).pvalue), "Wilcoxon"
+    return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0, "McNemar"
+
+
 def paired_p(difference: np.ndarray) -> float:
-    """The p of `benchmark.paired_test`."""
+    """The p of `paired_test`."""
     return paired_test(difference)[0]
 
 
@@ -86,6 +98,66 @@ def failing(verdicts: pd.DataFrame) -> pd.DataFrame:
     both = (verdicts.verdict == "beats").groupby([verdicts.metric, verdicts.method]).all().groupby("metric").sum()
     methods = verdicts.groupby("metric").method.nunique()
     return won.assign(both=both, methods=methods).loc[verdicts.metric.unique()]
+
+
+def compare(rows: pd.DataFrame, method: str = "nib") -> pd.DataFrame:
+    """`method` against the best of all others in `rows`, per metric of the paper, over the pairs both measured.
+
+    The other is picked by its mean on these very pairs, which favours it.
+
+    Columns: best_other, n, difference (method - best_other, percent points; low, high: its 95 % bootstrap interval),
+    better (the difference favours the method), p, p_holm (over the metrics) and test (`paired_test`: Wilcoxon for a drop,
+    McNemar for an increase).
+    """
+    rows = rows.dropna(subset=METRICS)
+    names = list(rows.method.unique())
+    if method not in names or len(names) < 2:
+        raise ValueError(f"method {method!r} and another one must have measured rows; there are: {', '.join(names)}")
+    wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=METRICS), {}
+    for metric, higher in HIGHER_IS_BETTER.items():
+        others = wide[metric].drop(columns=method).mean()
+        best = others.idxmax() if higher else others.idxmin()
+        difference = (wide[metric][method] - wide[metric][best]).dropna().to_numpy(float)
+        found, (p, test) = mean_interval(difference), paired_test(difference)
+        table[metric] = {
+            "best_other": best, "n": found["n"], "difference": found["mean"], "low": found["low"], "high": found["high"],
+            "better": bool(found["mean"] > 0 if higher else found["mean"] < 0), "p": p, "test": test,
+        }  # fmt: skip
+    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
+    table.insert(table.columns.get_loc("test"), "p_holm", holm(table.p))
+    return table
+
+
+def rank_correlation(
+    ours: Sequence[float], theirs: Sequence[float], orders: int = 50_000, seed: int = 0
+) -> tuple[float, float]:
+    """Spearman's rho of two rows of numbers, and its two-sided p by permutation; 0 and 1 where one row is constant.
+
+    p is exact for up to eight numbers, else from this many random orders. It takes all orders for equally likely: where
+    the numbers follow a setting that grows, neighbours are alike, and p is smaller than it should be.
+    """
+    a, b = (ranked - ranked.mean() for ranked in (stats.rankdata(x) for x in (ours, theirs)))
+    scale = np.sqrt((a @ a) * (b @ b))
+    if scale == 0:
+        return 0.0, 1.0
+    found = stats.permutation_test(
+        (a,), lambda x, axis: x @ b, permutation_type="pairings", vectorized=True, n_resamples=orders, random_state=seed
+    )
+    return float(found.statistic / scale), float(found.pvalue)
+
+
+def agreement(sides: pd.DataFrame) -> pd.DataFrame:
+    """Per metric of a table of `benchmark.beside_paper`: do our means rank the methods as the paper's do?
+
+    Columns: methods (in both), rho and p (`rank_correlation`), p_holm (over the metrics).
+    """
+    table = {}
+    for metric in METRICS:
+        both = sides[metric].dropna()
+        rho, p = rank_correlation(both["ours"], both["paper"])
+        table[metric] = {"methods": len(both), "rho": rho, "p": p}
+    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric").astype({"methods": int})
+    return table.assign(p_holm=holm(table.p))
 
 
 def tau(

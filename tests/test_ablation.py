@@ -84,14 +84,32 @@ def test_unknown_dataset():
 
 
 def test_trend():
-    ours, theirs = {1: 3.0, 2: 2.0, 3: 1.0, 7: 0.0}, {1: 0.1, 2: 0.5, 3: 0.7, 9: 5.0}
+    ours = {1: 6.0, 2: 5.0, 3: 4.0, 4: 3.0, 5: 2.0, 6: 1.0, 7: 0.0}
+    theirs = {1: 0.1, 2: 0.5, 3: 0.7, 4: 0.8, 5: 0.9, 6: 1.5, 9: 5.0}
     found = ablation.trend(planted(ours, noise=0.01), paper_like(theirs))
     assert list(found.index) == METRICS
-    assert (found.settings == 3).all() and (found.n == 40).all()
-    assert (found.rho == -1).all() and (found.order == "reversed").all()
-    assert found.best_ours.to_dict() == {"image_drop": 3, "image_increase": 1, "text_drop": 3, "text_increase": 1}
-    assert found.best_paper.to_dict() == {"image_drop": 1, "image_increase": 3, "text_drop": 1, "text_increase": 3}
-    assert (ablation.trend(planted(ours, noise=0.01), -paper_like(theirs)).order == "the same").all()
+    assert (found.settings == 6).all() and (found.n == 40).all()
+    assert found.rho.to_numpy() == pytest.approx(-1) and (found.verdict == "against").all()
+    assert found.p.to_numpy() == pytest.approx(2 / 720) and found.p_holm.to_numpy() == pytest.approx(8 / 720)
+    assert found.best_ours.to_dict() == {"image_drop": 6, "image_increase": 1, "text_drop": 6, "text_increase": 1}
+    assert found.best_paper.to_dict() == {"image_drop": 1, "image_increase": 6, "text_drop": 1, "text_increase": 6}
+    assert (ablation.trend(planted(ours, noise=0.01), -paper_like(theirs)).verdict == "with").all()
+
+
+def test_one_setting_that_stands_out_is_no_trend():
+    """The pairs agree, so the bootstrap's interval is without 0; but one of eight settings is the first by chance."""
+    ours = {k: float(k > 0) for k in range(8)}
+    found = ablation.trend(planted(ours), paper_like({k: float(k) for k in range(8)}))
+    assert (found.low > 0).all() and (found.p == 2 / 8).all() and (found.verdict == "open").all()
+
+
+def test_a_trend_of_settings_that_the_pairs_do_not_share_is_open():
+    """Our means rise with the paper's, because of one pair."""
+    rows = planted({k: 0.0 for k in range(8)}, noise=0.1)
+    for k in range(8):
+        rows.loc[(rows.pair == "noise/39") & (rows.method == f"nib layer={k}"), METRICS] = 100.0 * k
+    found = ablation.trend(rows, paper_like({k: float(k) for k in range(8)}))
+    assert (found.p_holm < 0.05).all() and (found.low < 0).all() and (found.verdict == "open").all()
 
 
 def test_trend_is_scipys_and_open_under_noise():
@@ -102,14 +120,14 @@ def test_trend_is_scipys_and_open_under_noise():
     means = benchmark.summary(ablation.by_setting(rows, "layer"), by="layer")
     for metric in METRICS:
         assert found.rho[metric] == pytest.approx(stats.spearmanr(means[metric], theirs[metric]).statistic)
-    assert ((found.low < 0) & (found.high > 0) & (found.order == "open")).all()
+    assert ((found.low < 0) & (found.high > 0) & (found.verdict == "open")).all()
 
 
 def test_trend_without_an_order():
     """Equal means have no order: no correlation, rather than nan."""
     found = ablation.trend(planted(dict.fromkeys(range(4), 2.0)), paper_like({k: float(k) for k in range(4)}))
     assert (found[["rho", "low", "high"]] == 0).all(axis=None)
-    assert (found.order == "open").all()
+    assert (found.p == 1).all() and (found.verdict == "open").all()
 
 
 def test_trend_leaves_out_pairs_with_a_gap():
@@ -118,7 +136,7 @@ def test_trend_leaves_out_pairs_with_a_gap():
     rows.loc[rows.pair == "noise/0", METRICS] = 1000.0
     rows.loc[(rows.pair == "noise/0") & (rows.method == "nib layer=3"), METRICS] = np.nan
     found = ablation.trend(rows, paper_like({1: 1.0, 2: 2.0, 3: 3.0}))
-    assert (found.n == 39).all() and (found.rho == 1).all()
+    assert (found.n == 39).all() and found.rho.to_numpy() == pytest.approx(1)
 
 
 def test_trend_errors():
@@ -132,12 +150,13 @@ def test_sentence():
     found = pd.DataFrame(
         {"settings": 8, "rho": [0.5, -1.0, 0.25, 1.0], "low": [0.1, -1.0, -0.5, 0.9], "high": [0.8, -0.4, 0.75, 1.0]},
         index=METRICS,
-    ).assign(order=["the same", "reversed", "open", "the same"])
+    ).assign(p_holm=[0.04, 0.001, 1.0, 0.0002], verdict=["with", "against", "open", "with"])
     text = ablation.sentence(found)
-    assert "paper's order on: image drop (rho 0.50, 0.10 to 0.80), text increase (rho 1.00, 0.90 to 1.00);" in text
-    assert "in the reverse order on: image increase (rho -1.00, -1.00 to -0.40);" in text
-    assert text.endswith("includes 0 on: text drop (rho 0.25, -0.50 to 0.75).")
-    assert "in the reverse order on: none;" in ablation.sentence(found[found.order != "reversed"])
+    both = "image drop (rho 0.50, 0.10 to 0.80, p 0.04), text increase (rho 1.00, 0.90 to 1.00, p 0.0002);"
+    assert f"with the paper's (rank correlation) on: {both}" in text
+    assert "against them on: image increase (rho -1.00, -1.00 to -0.40, p 0.001);" in text
+    assert text.endswith("open on: text drop (rho 0.25, -0.50 to 0.75, p 1).")
+    assert "against them on: none;" in ablation.sentence(found[found.verdict != "against"])
 
 
 def test_against_integral(scenes):

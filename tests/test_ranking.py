@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nibkit import ranking
+from nibkit import benchmark, ranking
+from nibkit.benchmark import METRICS
 
 HIGHER = {"up": True, "down": False}
 
@@ -80,6 +81,66 @@ def test_many_tests_make_one_harder():
     alone = ranking.against_controls(table, {"gain": True}, controls=["none"])
     among = ranking.against_controls(table, dict.fromkeys(("gain", *idle), True), controls=["none"])
     assert alone.verdict[0] == "beats" and among.verdict[0] == "open" and among.p[0] == alone.p[0]
+
+
+def confidence(**methods):
+    """Rows of the paper's metrics from (drop, increase) per pair; None is a failure."""
+    table = {}
+    for name, values in methods.items():
+        drop, up = np.array([value or (np.nan, np.nan) for value in values]).T
+        table[name] = {"image_drop": drop, "image_increase": up, "text_drop": 2 * drop, "text_increase": up}
+    return rows(**table)
+
+
+def test_compare_finds_a_planted_difference():
+    noise = np.random.default_rng(0).normal(size=60)
+    nib = [(3 + e, 100.0 * (k < 45)) for k, e in enumerate(noise)]
+    near = [(4 + 2 * e, 100.0 * (k < 30)) for k, e in enumerate(noise)]  # the best other
+    far = [(9 + e, 0.0) for e in noise]
+    got = ranking.compare(confidence(far=far, nib=nib, near=near + [None]))
+    assert list(got.index) == METRICS and (got.best_other == "near").all() and (got.n == 60).all() and got.better.all()
+    assert got.difference["image_drop"] == pytest.approx(np.mean(-1 - noise))
+    assert got.low["image_drop"] < got.difference["image_drop"] < got.high["image_drop"] < 0
+    assert got.p["image_drop"] == pytest.approx(stats.wilcoxon(1 + noise).pvalue)
+    assert got.test["image_drop"] == "Wilcoxon"
+    assert got.difference["image_increase"] == 25 and got.test["image_increase"] == "McNemar"
+    assert got.p["image_increase"] == pytest.approx(2 * 0.5**15)  # 15 pairs gained, none lost
+    assert list(got.p_holm) == list(ranking.holm(got.p)) and got.p_holm["image_increase"] > got.p["image_increase"]
+    back = ranking.compare(confidence(nib=near, other=nib))
+    assert not back.better.any() and back.difference["image_increase"] == -25
+    assert back.p["image_increase"] == got.p["image_increase"]
+
+
+def test_compare_of_equals_and_of_one():
+    same = ranking.compare(confidence(nib=[(1.0, 0.0)] * 5, copy=[(1.0, 0.0)] * 5))
+    assert (same.p == 1).all() and (same.difference == 0).all() and not same.better.any()
+    with pytest.raises(ValueError, match="method 'nib' and another one must have measured rows; there are: nib"):
+        ranking.compare(confidence(nib=[(1.0, 0.0)], copy=[None]))
+
+
+def test_rank_correlation_is_scipys_with_an_exact_p():
+    """Of the 24 orders of four numbers one is theirs and one its reverse; of eight numbers with one that stands out, two
+    of eight places are ends."""
+    assert ranking.rank_correlation([1, 2, 3, 4], [2, 4, 6, 9]) == (1, pytest.approx(2 / 24))
+    assert ranking.rank_correlation([4, 3, 2, 1], [2, 4, 6, 9]) == (-1, pytest.approx(2 / 24))
+    assert ranking.rank_correlation([0] + [1] * 7, range(8)) == (pytest.approx(3**-0.5), 2 / 8)
+    assert ranking.rank_correlation([1, 1, 1], [1, 2, 3]) == ranking.rank_correlation([5], [5]) == (0, 1)
+    a, b = np.random.default_rng(3).normal(size=(2, 18))
+    rho, p = ranking.rank_correlation(a + b, b)
+    want = stats.spearmanr(a + b, b)
+    assert rho == pytest.approx(want.statistic) and p == pytest.approx(want.pvalue, abs=0.01)
+
+
+def test_agreement_with_the_paper():
+    """Our drops as the paper's, our increases in the reverse order, a control that the paper does not have."""
+    paper = benchmark.paper_table("table2_benchmark", "imagenet").set_index("method")
+    some = {name: [(row.image_drop, -row.image_increase)] for name, row in paper.iterrows()}
+    summary = benchmark.summary(confidence(**some, random=[(0.0, 0.0)]).assign(seconds=1.0, passes=1.0))
+    got = ranking.agreement(benchmark.beside_paper(summary, "imagenet"))
+    assert list(got.index) == METRICS and (got.methods == 8).all()
+    assert got.rho["image_drop"] == pytest.approx(1) and got.rho["image_increase"] == pytest.approx(-1)
+    assert got.p["image_drop"] == pytest.approx(2 / 40320) and list(got.p_holm) == list(ranking.holm(got.p))
+    assert got.rho["text_drop"] == pytest.approx(stats.spearmanr(paper.image_drop, paper.text_drop).statistic)
 
 
 def test_tau():
