@@ -115,6 +115,84 @@ def test_a_notebook_shows_the_numbers_of_its_tables(name):
                 assert abs(near - float(number)) <= 0.51 * 10**-digits, f"{number} is in no table of reports/{name}"
 
 
+def answer(name: str) -> str:
+    (first, *_) = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+    return " ".join(re.search(r"\*\*Answer\.\*\* (.*?)\n\n", first.source, re.DOTALL)[1].split())
+
+
+def sets(name: str, table: str, **options) -> list[pd.DataFrame]:
+    """A table of the objects' report and of the captions'."""
+    return [committed(f"{name}-scenes-{data}", table, **options) for data in ("objects", "captions")]
+
+
+def test_the_answer_of_03():
+    drops = [table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)]
+    (image, text), (image2, text2) = ((f"{x:.1f}" for x in drop) for drop in drops)
+    said = f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
+    assert said in answer("03_benchmark")
+    for table in sets("03_benchmark", "failing.csv"):
+        assert (table.both == 0).all()
+    for table in sets("03_benchmark", "against_controls.csv"):
+        lost = table[(table.metric == "image_drop") & (table.verdict == "loses")].method.value_counts()
+        assert {"m2ib", "gradcam", "chefer"} <= set(lost.index[lost == 2])
+    for table in sets("03_benchmark", "compared.csv", index_col=0):
+        best = table.loc["image_drop"]
+        assert best.best_other.startswith("rise") and best.low > 0 and best.p_holm < 0.05
+    assert all((table.p_holm >= 0.05).all() for table in sets("03_benchmark", "agreement.csv"))
+
+
+def test_the_answer_of_04():
+    said = answer("04_num_steps")
+    gaps = [table.set_index(["part", "passes"]).gap for table in sets("04_num_steps", "integral.csv")]
+    (image, text), (image2, text2) = ((f"{gap[part, 20]:.0f}" for part in ("image", "text")) for gap in gaps)
+    assert f"a median of {image} % (objects) and {image2} % (captions) of F(Z) - F(0) in pictures, {text} and {text2} % in texts" in said
+    assert all(gap[part, 200] > 0.9 * gap[part, 20] for gap in gaps for part in ("image", "text"))
+    pairs = sets("04_num_steps", "integral_pairs.csv")
+    first, second = (f"{table[table.rule == 'exact'].passes.median():.0f}" for table in pairs)
+    assert f"a median of {first} and {second} passes" in said
+    moved = [table.set_index(["difference of", "metric"]) for table in sets("04_num_steps", "differences.csv")]
+    steady, exact = ([table.loc[what] for table in moved] for what in ("nib steps=20 - nib steps=10", "nib exact - nib steps=20"))
+    drops = [abs(table.difference[drop]) for table in steady for drop in ("image_drop", "text_drop")]
+    captions = steady[1].loc["text_drop"]
+    assert max(drops) == captions.difference and sorted(drops)[-2] < 0.5
+    assert f"by {captions.difference:.1f} ({captions.low:.1f} to {captions.high:.1f})" in said
+    first, second = (f"{-table.difference['image_drop']:.1f}" for table in exact)
+    assert f"is {first} and {second} points lower than at 20 steps" in said
+    assert all((table.verdict == "open").all() for table in sets("04_num_steps", "trend.csv"))
+
+
+def test_the_answer_of_05():
+    assert all((table.verdict == "open").all() for table in sets("05_target_layer", "trend.csv"))
+    best = {}
+    for data, table in zip(("objects", "captions"), sets("05_target_layer", "target_layer.csv")):
+        for source, means in table[table.layer.between(2, 9)].groupby("source"):
+            means = means.set_index("layer")
+            best |= {(source, data, m): means[m].idxmax() if up else means[m].idxmin() for m, up in benchmark.HIGHER_IS_BETTER.items()}
+            if source == "ours":
+                assert (means.image_drop.idxmin(), means.image_drop.idxmax()) == (2, 9)
+    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [("ours", "captions", "text_drop")]
+    assert {key[1:] for key, layer in best.items() if layer == 9 and key[0] == "paper"} == {
+        (data, metric) for data in ("objects", "captions") for metric in ("text_drop", "text_increase")
+    }
+
+
+def test_the_answer_of_06():
+    said = answer("06_m2ib_beta")
+    ours = sets("06_m2ib_beta", "summary.csv", index_col=0)
+    (low, high, beta), (low2, high2, beta2) = ((t.image_drop[0.01], t.image_drop.max(), t.image_drop.idxmax()) for t in ours)
+    assert f"from {low:.1f} points at beta 0.01 to {high:.1f} at {beta:g} (objects) and from {low2:.1f} to {high2:.1f} at {beta2:g}" in said
+    assert all(table.image_drop[0.9] < table.image_drop.max() for table in ours)
+    for table in sets("06_m2ib_beta", "m2ib_beta.csv"):
+        assert table[table.source == "paper"].image_drop.is_monotonic_increasing
+    (low, high), (low2, high2) = ((table.text_drop[0.01], table.text_drop.max()) for table in ours)
+    assert f"from {low:.1f} to {high:.1f} points (objects) and from {low2:.1f} to {high2:.1f} (captions)" in said
+    for table in sets("06_m2ib_beta", "ends.csv", index_col=0):
+        assert (table.p_holm[["text_drop", "text_increase"]] > 0.05).all()
+    trends = sets("06_m2ib_beta", "trend.csv", index_col=0)
+    clear = [(k, metric) for k, table in enumerate(trends) for metric in table.index[table.verdict != "open"]]
+    assert clear == [(1, "image_drop")] and trends[1].verdict["image_drop"] == "with"
+
+
 # ---- the checks themselves
 
 
