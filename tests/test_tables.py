@@ -127,7 +127,7 @@ def sets(name: str, table: str, **options) -> list[pd.DataFrame]:
 
 def test_the_answer_of_03():
     drops = [table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)]
-    (image, text), (image2, text2) = ((f"{x:.1f}" for x in drop) for drop in drops)
+    (image, text), (image2, text2) = ([f"{x:.1f}" for x in drop] for drop in drops)
     said = f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
     assert said in answer("03_benchmark")
     for table in sets("03_benchmark", "failing.csv"):
@@ -144,7 +144,7 @@ def test_the_answer_of_03():
 def test_the_answer_of_04():
     said = answer("04_num_steps")
     gaps = [table.set_index(["part", "passes"]).gap for table in sets("04_num_steps", "integral.csv")]
-    (image, text), (image2, text2) = ((f"{gap[part, 20]:.0f}" for part in ("image", "text")) for gap in gaps)
+    (image, text), (image2, text2) = ([f"{gap[part, 20]:.0f}" for part in ("image", "text")] for gap in gaps)
     assert f"a median of {image} % (objects) and {image2} % (captions) of F(Z) - F(0) in pictures, {text} and {text2} % in texts" in said
     assert all(gap[part, 200] > 0.9 * gap[part, 20] for gap in gaps for part in ("image", "text"))
     pairs = sets("04_num_steps", "integral_pairs.csv")
