@@ -51,8 +51,6 @@ def explain(
     images, texts = (list(given) if several(given) else [given] for given in (image, text))
     if not images or not texts:
         raise ValueError("there is no picture or no text; give one or more of both")
-    if wrong := [i for i in images if not isinstance(i, Image.Image)]:
-        raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
     if any(isinstance(t, str) and not t.strip() for t in texts):
         raise ValueError('a text is empty; give a caption such as "a dog"')
     n = max(len(images), len(texts))

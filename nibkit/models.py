@@ -109,6 +109,10 @@ class Clip:
         They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.
         """
         images = [images] if isinstance(images, Image.Image) else images
+        if not len(images):
+            raise ValueError("there is no picture; give one or more")
+        if wrong := [i for i in images if not isinstance(i, Image.Image)]:
+            raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
         return torch.stack([self._transform(upright_rgb(i)) for i in images]).to(self.text.embedding)
 
     def picture(self, pixels: Tensor) -> np.ndarray:
@@ -167,8 +171,8 @@ class Clip:
         if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
             shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ValueError(f"pixels are {shape}, not (B, 3, {size}, {size}); {want}")
-        if not pixels.is_floating_point():
-            raise ValueError(f"pixels are {pixels.dtype}, not float; {want}")
+        if pixels.dtype != self.text.embedding.dtype:
+            raise ValueError(f"pixels are {pixels.dtype}, not {self.text.embedding.dtype} as this model's weights; {want}")
         self._check_device("pixels", pixels)
         if not len(pixels) or not pixels.isfinite().all():
             got = f"hold {int((~pixels.isfinite()).sum())} values that are not finite" if len(pixels) else "are of no picture"

@@ -183,7 +183,8 @@ def test_wrong_layer_is_a_sentence(layer, kind):
     [
         (torch.zeros(3, 64, 64), [torch.ones(3).long()], r"pixels are \(3, 64, 64\), not \(B, 3, 64, 64\)"),
         (torch.zeros(1, 3, 224, 224), [torch.ones(3).long()], r"pixels are \(1, 3, 224, 224\), not \(B, 3, 64, 64\)"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [torch.ones(3).long()], "pixels are torch.uint8, not float"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [torch.ones(3).long()], "pixels are torch.uint8, not torch.float32"),
+        (torch.zeros(1, 3, 64, 64).double(), [torch.ones(3).long()], "pixels are torch.float64, not torch.float32"),
         (torch.zeros(2, 3, 64, 64), [torch.ones(3).long()], "ids must be a list of 2 1-D int64 tensors"),
         (torch.zeros(1, 3, 64, 64), torch.ones(1, 3).long(), "not one tensor"),
         (torch.zeros(1, 3, 64, 64), [torch.ones(3)], r"ids\[0\] is \(3,\) torch.float32, not a non-empty 1-D int64 tensor"),
