@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from .attribution import Attribution, as_arrays
+from .checks import one_of
 from .methods import METHODS
 from .methods.rise import cell, image_masks, last_place, word_masks
 from .plots import COLOURS
@@ -209,7 +210,7 @@ def published(clip, name: str, pixels: Tensor, ids: list[Tensor], weights: bool 
     does that leaves them switched on. options: the loop's own, such as layer, steps, masks.
     Errors: ValueError for an unknown name or more than one pair.
     """
-    _check(name)
+    one_of("method", name, PUBLISHED)
     if len(pixels) != 1:
         raise ValueError(f"{len(pixels)} pairs, but the published loops take one at a time; call once per pair")
     clip.check(pixels, ids)
@@ -270,9 +271,8 @@ def calls(clip, name: str, implementation: str = "published", **options) -> pd.D
     Columns: stage ("evaluation": the pair's own embeddings, which the published control flow has ready; "explanation"),
     tower, block (from 0), direction ("forward" or "backward"), rows (inputs in that call). Errors: ValueError.
     """
-    _check(name)
-    if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"implementation={implementation!r} is not one of: {', '.join(IMPLEMENTATIONS)}")
+    one_of("method", name, PUBLISHED)
+    one_of("implementation", implementation, IMPLEMENTATIONS)
     pixels, ids = torch.zeros(1, 3, clip.image.size, clip.image.size, device=clip.device), clip.tokenize(["grey"])
     before, during = [], []
     explaining = counted(clip, during)
@@ -313,11 +313,6 @@ def whole_encoders(log: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat({unit: n.unstack("direction").div(blocks, axis=0) for unit, n in units.items()}, axis=1)
     order = pd.MultiIndex.from_product([units, ["forward", "backward"]])
     return table.reindex(index=["image", "text"], columns=order).fillna(0)
-
-
-def _check(name: str) -> None:
-    if name not in PUBLISHED:
-        raise ValueError(f"method {name!r} is not one of the paper's: {', '.join(PUBLISHED)}")
 
 
 # --- the figure ----------------------------------------------------------------------------------------------------

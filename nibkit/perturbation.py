@@ -161,8 +161,8 @@ def curves(
     batch_size: rows that go through an encoder at once; bounds memory. Errors: ValueError.
     """
     for what, given, known in (("part", parts, PARTS), ("baseline", baselines, BASELINES)):
-        if unknown := [name for name in given if name not in known]:
-            raise ValueError(f"{what} {unknown[0]!r} is not one of: {', '.join(known)}")
+        for name in given:
+            checks.one_of(what, name, known)
     points = checks.whole("points", points)
     clip.check(pixels, ids)
     partner = {"image": clip.embed_text(ids), "text": clip.embed_image(pixels)}

@@ -138,9 +138,9 @@ def test_a_text_without_words_has_no_curve(scenes, batch):
 
 def test_bad_settings_are_sentences(scenes, batch):
     a = perfect(*batch)
-    with pytest.raises(ValueError, match="baseline 'grey' is not one of: mean, blur, linear"):
+    with pytest.raises(ValueError, match="baseline='grey' is not one of: mean, blur, linear"):
         perturbation.areas(scenes, *batch, a, baselines=["grey"])
-    with pytest.raises(ValueError, match="part 'sound' is not one of: image, text"):
+    with pytest.raises(ValueError, match="part='sound' is not one of: image, text"):
         perturbation.areas(scenes, *batch, a, parts=["sound"])
     with pytest.raises(ValueError, match="points=0 is not a whole number >= 1"):
         perturbation.areas(scenes, *batch, a, points=0)

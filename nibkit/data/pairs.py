@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ..checks import one_of
 from ..metrics import PROTOCOLS
 
 PAPER_BATCH = 32  # pictures that the published code looks at together when it chooses Flickr8k's captions
@@ -78,8 +79,7 @@ class PairDataset(Sequence):
         protocol. Captions that are empty or too long for the model are not chosen. Where a picture that is needed cannot
         be read, "corrected" leaves that pair its first caption, "paper" takes the batch's next picture.
         """
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={protocol!r} is not one of: {', '.join(PROTOCOLS)}")
+        one_of("protocol", protocol, PROTOCOLS)
         pairs = list(self._pairs)
         for start in range(0, len(pairs), PAPER_BATCH):
             batch = pairs[start : start + PAPER_BATCH]
