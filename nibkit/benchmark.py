@@ -319,7 +319,7 @@ def _resume(
                 del done[key]
         for (pair, _), row in done.items():
             was = row["text"]
-            if (text := texts.get(pair, was)) != was:
+            if not row["error"] and (text := texts.get(pair, was)) != was:
                 raise ValueError(f"{file} holds pair {pair!r} with the text {was!r}, the data set now says {text!r}; {instead}")
     file.parent.mkdir(parents=True, exist_ok=True)
     _replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
@@ -419,7 +419,8 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def about(clip, dataset: Sequence, rows: pd.DataFrame) -> pd.DataFrame:
     """Whose numbers `rows` are, in one row: model (and its dtype, if not float32), weights (`checksum`), dataset, pairs
-    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's), failures (rows without metrics).
+    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's), failures
+    (rows without metrics).
     """
     name = getattr(dataset, "name", "custom")
     row = {"model": _named(clip), "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}

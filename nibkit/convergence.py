@@ -60,7 +60,7 @@ def reference(bottleneck: Bottleneck, points: int) -> Dense:
 
 
 def oracle(bottleneck: Bottleneck, dense: Dense, n: int) -> Path:
-    """The exact rule with n nodes placed by the true curves: what no way of placing nodes can be expected to beat.
+    """The exact rule with n nodes placed by the true curves: a placing that knows all, though not the best there is.
 
     Nodes per step of u: the root of the curves' second derivative (Euclidean over tokens), smoothed, and for 30 % uniform;
     best of 63 such densities on layer 3, image, and layer 9, text.
@@ -154,7 +154,8 @@ def curve(rows: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> 
 def goals(rows: pd.DataFrame) -> pd.DataFrame:
     """GOALS beside what the exact rule reached: columns layer, part, n, goal, asked, reached, oracle, verdict ("PASS" or "open").
 
-    oracle: what the same rule reaches with nodes placed by the true curves. Where that misses too, no placing will do.
+    oracle: what the same rule reaches with nodes placed by the true curves; where that misses too, the goal is out of reach of
+    rules that must find their nodes.
     """
     table = []
     for (layer, part), group in rows.groupby(["layer", "part"], sort=False):

@@ -273,7 +273,7 @@ def calls(clip, name: str, implementation: str = "published", **options) -> pd.D
     """
     one_of("method", name, PUBLISHED)
     one_of("implementation", implementation, IMPLEMENTATIONS)
-    pixels, ids = torch.zeros(1, 3, clip.image.size, clip.image.size, device=clip.device), clip.tokenize(["grey"])
+    pixels, ids = torch.zeros(1, 3, clip.image.size, clip.image.size).to(clip.text.embedding), clip.tokenize(["grey"])
     before, during = [], []
     explaining = counted(clip, during)
     if implementation == "published":

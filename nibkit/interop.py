@@ -103,6 +103,6 @@ def explain_func(model: CaptionLogits, inputs: np.ndarray, targets: np.ndarray, 
     options = {k: v for k, v in kwargs.items() if k not in ("method", "device")}  # Quantus may add a device
     name = one_of("method", kwargs.get("method", "nib"), METHODS)
     clip = model.clip
-    pixels = torch.as_tensor(np.asarray(inputs), dtype=torch.float32, device=clip.device)
+    pixels = torch.as_tensor(np.asarray(inputs), dtype=clip.text.embedding.dtype, device=clip.device)
     ids = [model.ids[int(k)] for k in np.asarray(targets)]
     return METHODS[name](clip, pixels, ids, **options).signed_map()[:, None]

@@ -85,7 +85,8 @@ def queries(pairs: Sequence, several: bool = False) -> PairDataset:
     are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture k's number k.
 
     pairs: items with `.masks` (object name -> mask), `gathered` first; the ids get "/name" appended. A mask that still
-        has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask.
+        has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask;
+        ValueError where that leaves none.
     """
     pictures = []
     for pair in gathered(pairs):
@@ -100,6 +101,8 @@ def queries(pairs: Sequence, several: bool = False) -> PairDataset:
                 words = {k: name for k in range(length - len(name.split()), length)}
                 asked.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
             pictures.append(asked)
+    if pairs and not pictures:
+        raise ValueError("no picture has masks of two objects; take several=False to ask for one")
     found = [pair for turn in zip_longest(*pictures) for pair in turn if pair]
     return PairDataset(f"{getattr(pairs, 'name', 'custom')}-queries", found)
 
@@ -241,7 +244,8 @@ def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
     """
     table = {}
-    for method, group in rows.dropna(subset=["other", "ground"]).groupby("method", sort=False):
+    for method, group in rows.groupby("method", sort=False):
+        group = group.dropna(subset=["other", "ground"])
         other, apart = mean_interval(group.other), mean_interval(group.other - group.ground)
         table[method] = {
             "n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"],

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .backends import openai as openai_backend
 from .backends.files import read
+from .checks import one_of
 from .data.pictures import upright_rgb
 from .paths import bundled
 from .towers import ImageTower, Layer, TextTower
@@ -108,8 +109,8 @@ class Clip:
 
         They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.
         """
-        images = [images] if isinstance(images, Image.Image) else images
-        if not len(images):
+        images = [images] if isinstance(images, Image.Image) else list(images)
+        if not images:
             raise ValueError("there is no picture; give one or more")
         if wrong := [i for i in images if not isinstance(i, Image.Image)]:
             raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
@@ -138,7 +139,7 @@ class Clip:
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = [texts] if isinstance(texts, str) else list(texts)
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
@@ -202,6 +203,7 @@ class Clip:
         return images if isinstance(images, Tensor) else self.preprocess(images)
 
     def _ids(self, texts) -> list[Tensor]:
+        texts = texts if isinstance(texts, Sequence | Tensor) else list(texts)  # a list stays itself: `sharing` knows it
         return self.tokenize(texts) if isinstance(texts, str) or any(isinstance(text, str) for text in texts) else texts
 
     @torch.no_grad()
@@ -228,6 +230,8 @@ class Clip:
         True
         """
         pixels, ids = self._pixels(images), self._ids(texts)
+        if len(pixels) != len(ids):
+            raise ValueError(f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each picture its own text")
         self.check(pixels, ids)
         return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
@@ -266,7 +270,7 @@ def load(
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype, dtype)
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={str(dtype).removeprefix('torch.')!r} is not one of: {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}")
+        one_of("dtype", str(dtype).removeprefix("torch."), [str(d).removeprefix("torch.") for d in DTYPES])
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
     make, label, backend = _source(name, pretrained)

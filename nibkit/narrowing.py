@@ -154,7 +154,7 @@ def settle(parts: np.ndarray, others: np.ndarray, residues: np.ndarray) -> np.nd
 
 
 def bend(state: State) -> np.ndarray:
-    """lam0 (B, ) of the exact rule's variable u = asinh(lam / lam0): F is nearly linear in lam well below it."""
+    """lam0 (B,) of the exact rule's variable u = asinh(lam / lam0): F is nearly linear in lam well below it."""
     rows = torch.arange(len(state.tokens), device=state.tokens.device)
     return FLAT / state.tokens[rows, state.readout].cpu().double().square().mean(1).sqrt().numpy()  # that row has no padding
 
@@ -163,12 +163,12 @@ def exact_rule(bottleneck: Bottleneck, tol: float, max_passes: int, nodes: np.nd
     """The integral itself: nodes where F moves, until the scores of each pair add up to F(Z) - F(0).
 
     F bends on a log scale in lam (LayerNorm sees the state only relative to eps and to the blocks' own output), so the
-    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). The first nodes are equal steps of u, or `nodes` (n, B), values
-    of lam from 0 to 1. Every node yields F and its slope, so what every interval
-    lacks is known: the difference of F less the integral of the slope. It goes to the tokens whose integrals are in doubt
-    (`settle`), and the intervals that lack most are halved, all pairs in one batch, until the gap is at most
-    tol |F(Z) - F(0)| and what the intervals lacked adds up, without cancelling, to at most LOOSE times that (`Path.error`),
-    or `max_passes` >= 2 gradient passes are spent. The second condition is the one that means something: `settle` closes
+    variable is u with lam = lam0 sinh(u), lam0 = FLAT / rms(Z). The first nodes are equal steps of u, or `nodes` (n, B),
+    values of lam from 0 to 1. Every node yields F and its slope, so what every interval lacks is known: the difference of F
+    less the integral of the slope. It goes to the tokens whose integrals are in doubt (`settle`), and the intervals that
+    lack most are halved, all pairs in one batch, until the gap is at most tol |F(Z) - F(0)| and what the intervals lacked
+    adds up, without cancelling, to at most LOOSE times that (`Path.error`), or `max_passes` >= 2 gradient passes are spent.
+    The second condition is the one that means something: `settle` closes
     gaps, and errors may cancel, but `error` is taken before, and bounds what a token is off by, where the gap does not.
 
     Measured on scenes, 24 pairs, layers 3, 6 and 9, image and text (notebook 09): at 20 passes median gaps of 0.1 to 1.0 %,

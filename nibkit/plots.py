@@ -196,8 +196,8 @@ def by_layer(axes: Sequence[Axes], table, labels: Sequence[str]) -> Sequence[Axe
     """`ranking.means` by method and layer: a panel per metric, a line per label, NIB's with its interval."""
     for ax, metric in zip(axes, table.index.unique("metric")):
         for label in labels:
-            means = table.xs((metric, label), level=("metric", "method")).sort_index().rename(columns={"low": "mean_low", "high": "mean_high"})
-            shown = means if label.startswith("nib") else means[["mean"]]
+            means = table.xs((metric, label), level=("metric", "method")).sort_index()
+            shown = means.rename(columns={"low": "mean_low", "high": "mean_high"}) if label.startswith("nib") else means
             line(ax, shown, "mean", metric, label=label, **style(label))
         ax.set(xlabel="layer", ylabel="", xticks=means.index)
     axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

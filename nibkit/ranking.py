@@ -115,8 +115,8 @@ def compare(rows: pd.DataFrame, method: str = "nib") -> pd.DataFrame:
         raise ValueError(f"method {method!r} and another one must have measured rows; there are: {', '.join(names)}")
     wide, table = rows.pivot(index=["dataset", "pair"], columns="method", values=METRICS), {}
     for metric, higher in HIGHER_IS_BETTER.items():
-        others = wide[metric].drop(columns=method).mean()
-        best = others.idxmax() if higher else others.idxmin()
+        lead = wide[metric].drop(columns=method).sub(wide[metric][method], axis=0).mean().round(9)  # equal means stay equal
+        best = lead.idxmax() if higher else lead.idxmin()
         difference = (wide[metric][method] - wide[metric][best]).dropna().to_numpy(float)
         found, (p, test) = mean_interval(difference), paired_test(difference)
         table[metric] = {
@@ -131,14 +131,14 @@ def compare(rows: pd.DataFrame, method: str = "nib") -> pd.DataFrame:
 def rank_correlation(
     ours: Sequence[float], theirs: Sequence[float], orders: int = 50_000, seed: int = 0
 ) -> tuple[float, float]:
-    """Spearman's rho of two rows of numbers, and its two-sided p by permutation; 0 and 1 where one row is constant.
+    """Spearman's rho of two rows of numbers, and its two-sided p by permutation; 0 and 1 where one row is constant or has nan.
 
     p is exact for up to eight numbers, else from this many random orders. It takes all orders for equally likely: where
     the numbers follow a setting that grows, neighbours are alike, and p is smaller than it should be.
     """
     a, b = (ranked - ranked.mean() for ranked in (stats.rankdata(x) for x in (ours, theirs)))
     scale = np.sqrt((a @ a) * (b @ b))
-    if scale == 0:
+    if not scale > 0:
         return 0.0, 1.0
     found = stats.permutation_test(
         (a,), lambda x, axis: x @ b, permutation_type="pairings", vectorized=True, n_resamples=orders, random_state=seed

@@ -34,6 +34,7 @@ from urllib.parse import quote
 from PIL import Image
 from tqdm import tqdm
 
+from .checks import whole
 from .claims import PAPER_ROLE
 
 try:
@@ -476,8 +477,7 @@ def run_reports(
     A record has name, title, question, parameters, about, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
     and, for a failed run, error: the cell (counted from 1), its first line, and the exception.
     """
-    if jobs < 1:
-        raise ValueError(f"jobs={jobs} is not a number of processes; give 1 or more")
+    whole("jobs", jobs)
     notebooks, out = Path(notebooks).resolve(), Path(out).resolve()
     runs = plan(notebooks, only=only, parameters=parameters, about=about)
     shared = code_and_data(notebooks.parent)

@@ -286,6 +286,13 @@ def test_rows_of_an_edited_data_set_are_refused(golden_clip, tmp_path):
     assert_same(go(golden_clip, first, out, methods=["random"]), kept)
 
 
+def test_a_mended_caption_is_tried_again_by_some_of_the_methods(golden_clip, tmp_path):
+    out, long = tmp_path / "rows.csv", Pairs([Pair(0, "a cat"), Pair(1, "a dog " * 60)])
+    assert list(go(golden_clip, long, out, methods=["random", "centre"]).error != "") == [False, False, True, True]
+    mended = Pairs([Pair(0, "a cat"), Pair(1, "a dog")])
+    assert (go(golden_clip, mended, out, methods=["random"]).error == "").all()
+
+
 def test_what_failed_is_tried_again(golden_clip, tmp_path, monkeypatch):
     """And nothing that was done is lost or done again: other rows keep their seconds."""
     monkeypatch.setitem(nibkit.METHODS, "picky", _picky(RuntimeError))

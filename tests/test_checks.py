@@ -115,13 +115,20 @@ def test_explain_takes_pictures_and_texts(golden_clip, image, text, sentence):
         nibkit.explain(golden_clip, image, text)
 
 
+def test_any_iterable_of_pictures_and_texts_will_do(golden_clip):
+    texts = ["a cat", "a dog"]
+    assert [i.tolist() for i in golden_clip.tokenize(t for t in texts)] == [i.tolist() for i in golden_clip.tokenize(texts)]
+    both = golden_clip.similarity((PICTURE for _ in texts), (t for t in texts))
+    torch.testing.assert_close(both, golden_clip.similarity([PICTURE] * 2, texts))
+
+
 def test_pixels_and_ids_fit_the_model(golden_clip, golden_pair):
     pixels, ids = golden_pair[0][:2], golden_pair[1][:2]
     broken, strange = pixels.clone(), torch.tensor([49406, -3, 49407])
     broken[1, 0, 0, :3] = float("nan")
     for refused, sentence in [
-        (lambda: golden_clip.similarity(pixels, ids[:1]), "ids must be a list of 2 1-D int64 tensors, one for each picture, not 1"),
-        (lambda: golden_clip.similarity(pixels, ["a cat"]), "one for each picture, not 1"),
+        (lambda: golden_clip.similarity(pixels, ids[:1]), "2 pictures and 1 texts do not pair up"),
+        (lambda: golden_clip.similarity(pixels, ["a cat"]), "2 pictures and 1 texts do not pair up"),
         (lambda: golden_clip.embed_image(broken), "pixels hold 3 values that are not finite"),
         (lambda: nibkit.METHODS["random"](golden_clip, broken, ids), "pixels hold 3 values that are not finite"),
         (lambda: golden_clip.embed_image(pixels[:0]), "pixels are of no picture"),

@@ -113,6 +113,11 @@ def test_a_file_is_tried_without_a_trace(tmp_path):
     old.write_text("kept")
     assert [writable("--out", str(path)) for path in (old, new)] == [old, new]
     assert old.read_text() == "kept" and new.parent.is_dir() and not new.exists()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    writable("--out", str(tmp_path / "link.csv"))
+    assert (tmp_path / "link.csv").is_symlink() and not (tmp_path / "target.csv").exists()
+    with pytest.raises(ValueError, match="--out x+ cannot be written .*; name another file"):
+        writable("--out", "x" * 300)
 
 
 @pytest.mark.parametrize("arguments", [["bench", "--methods", "nib"], ["explain", "photo.png", "a dog"]])

@@ -84,6 +84,16 @@ def test_queries_show_each_picture_once_before_any_comes_again():
     assert {list(p.masks).index(p.id.rpartition("/")[2]) for p in asked[:turn]} == {0, 1, 2}  # not always the one named first
 
 
+def test_pictures_of_one_object():
+    """Asked for several objects, there is nothing to ask; else nothing is known of others, and the table says so."""
+    alone = [pair for pair in data.load("scenes-captions") if len(pair.masks) == 1][:2]
+    with pytest.raises(ValueError, match="no picture has masks of two objects; take several=False"):
+        localisation.queries(alone, several=True)
+    assert len(localisation.queries(alone)) == 2
+    below = localisation.negative(pd.DataFrame({"method": ["nib"] * 2, "other": [np.nan] * 2, "ground": [0.1, 0.2]}))
+    assert below.n["nib"] == 0 and below.verdict["nib"] == "open"
+
+
 def test_a_mismatched_text_names_nothing_of_the_picture():
     pairs = data.load("scenes-captions")[:30]
     wrong = localisation.mismatched(pairs)

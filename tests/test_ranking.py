@@ -111,6 +111,12 @@ def test_compare_finds_a_planted_difference():
     assert back.p["image_increase"] == got.p["image_increase"]
 
 
+def test_a_rival_that_failed_on_all_but_an_easy_pair_is_not_the_best():
+    nib, good = [(0.5, 0.0)] + [(3.0, 0.0)] * 19, [(0.9, 0.0)] + [(3.1, 0.0)] * 19
+    got = ranking.compare(confidence(nib=nib, good=good, lucky=[(0.8, 0.0)] + [None] * 19))
+    assert got.best_other["image_drop"] == "good" and got.n["image_drop"] == 20
+
+
 def test_compare_of_equals_and_of_one():
     same = ranking.compare(confidence(nib=[(1.0, 0.0)] * 5, copy=[(1.0, 0.0)] * 5))
     assert (same.p == 1).all() and (same.difference == 0).all() and not same.better.any()
@@ -125,6 +131,7 @@ def test_rank_correlation_is_scipys_with_an_exact_p():
     assert ranking.rank_correlation([4, 3, 2, 1], [2, 4, 6, 9]) == (-1, pytest.approx(2 / 24))
     assert ranking.rank_correlation([0] + [1] * 7, range(8)) == (pytest.approx(3**-0.5), 2 / 8)
     assert ranking.rank_correlation([1, 1, 1], [1, 2, 3]) == ranking.rank_correlation([5], [5]) == (0, 1)
+    assert ranking.rank_correlation([1, 2, np.nan], [1, 2, 3]) == (0, 1)
     a, b = np.random.default_rng(3).normal(size=(2, 18))
     rho, p = ranking.rank_correlation(a + b, b)
     want = stats.spearmanr(a + b, b)

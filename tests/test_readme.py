@@ -76,6 +76,6 @@ def test_the_studys_figures_are_those_of_its_tables():
     confidence = [name for name in beats.index if name.startswith("image") and ("drop" in name or "increase" in name)]
     areas = beats.both[[name for name in beats.index if name.startswith("image") and name not in confidence]]
     assert len(confidence) == 3 and (beats.both[confidence] == 0).all()
-    assert f"{areas.min()} to {areas.max()} of 14 do on each form of insertion and deletion" in PROSE
+    assert f"{areas.min()} to {areas.max()} of 14 do on each form of insertion and deletion of pictures" in PROSE
     taus = read("tau", "with", "metric").loc["truth"]
     assert taus.tau[areas.index].min() > taus.tau[confidence].max()

@@ -327,7 +327,7 @@ def test_command_line(checkout, monkeypatch, capsys):
     for arguments, message in [
         (["-p", "m", "1"], "no selected notebook has a parameter 'm'"),
         (["--only", "9"], "no report begins with '9'; there are 01_good"),
-        (["--jobs", "0"], "jobs=0 is not a number of processes"),
+        (["--jobs", "0"], "jobs=0 is not a whole number >= 1"),
         (["-p", "n", "1", "-p", "n", "2"], "-p sets n more than once"),
     ]:
         assert cli.main(["reports", *arguments]) == 2

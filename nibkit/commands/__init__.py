@@ -4,6 +4,7 @@
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,15 +17,15 @@ def writable(what: str, file: str, *suffixes: str) -> Path:
     """The path of a file to write when the work is done, its folder made; ValueError where that would fail, or for
     another suffix than one of these, where there are any.
     """
-    path = Path(file)
+    path, target = Path(file), Path(os.path.realpath(file))  # of a link, what it points to is tried
     if suffixes and path.suffix.lower() not in suffixes:
         raise ValueError(f"{what} {file} does not end in one of: {', '.join(suffixes)}")
-    new = not path.exists()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("ab").close()
+        new = not target.exists()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.open("ab").close()
     except OSError as error:
         raise ValueError(f"{what} {file} cannot be written ({error.strerror}); name another file") from None
     if new:
-        path.unlink()
+        target.unlink()
     return path

@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from ..checks import whole
 from . import DRAWN, Run, writable
 
 
@@ -41,8 +42,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         from .. import load, speed
         from ..models import NAMES
 
-        if min(args.batch) < 1:
-            raise ValueError(f"--batch {min(args.batch)} is not a number of pairs; give 1 or more")
+        whole("--batch", min(args.batch))
         if args.figure:
             writable("--figure", args.figure, *DRAWN)
         plan = speed.plan(args.methods) if args.methods else speed.PLAN

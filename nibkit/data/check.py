@@ -28,7 +28,7 @@ def check(dataset: PairDataset) -> pd.DataFrame:
     tokenizer = SimpleTokenizer()
     rows = [_row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)]
     table = pd.DataFrame(rows, pd.Index([pair.id for pair in dataset], name="pair"), COLUMNS)
-    table.loc[table.index.duplicated(keep=False), "problem"] = REPEATED
+    table.loc[table.index.duplicated(keep=False) & (table.problem == ""), "problem"] = REPEATED
     return table
 
 

@@ -28,6 +28,7 @@ LAYOUTS = {  # path -> what it is, and the name that the dataset gets
 }
 IMAGE = ("image", "file_path", "file_name", "filename")  # columns that may hold the picture's path ...
 TEXT = ("text", "caption")  # ... and the caption
+READ = (*IMAGE, *TEXT, "mask", "objects", "boxes")
 NAMES = {"cc.csv": "conceptual_captions", "en_val.json": "flickr8k"}
 LISTS = ("captions.csv", "metadata.csv", "en_val.json")  # what makes a folder a dataset
 BESIDE = ("", "images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")  # where pictures lie, seen from their list
@@ -105,14 +106,15 @@ def _csv(path: Path) -> Iterator[dict]:
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restval="", strict=True)  # else an open quote swallows the rows behind it
+            # strict: else an open quote swallows the rows behind it
+            reader = csv.DictReader(file, restval="", strict=True, skipinitialspace=True)
             rows, columns = list(reader), reader.fieldnames or []
     except csv.Error as error:
         advice = 'close every quote, and double those within a "quoted" cell'
         raise DataError(f"{path} cannot be read as a CSV file behind line {reader.line_num}: {error}; {advice}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as a CSV file: {error}") from error
-    if twice := [column for column in columns if column and columns.count(column) > 1]:
+    if twice := [column for column in columns if column in READ and columns.count(column) > 1]:
         raise DataError(f"{path} has {len(twice)} columns of one name, {', '.join(twice)}; leave one of each")
     image, text = (next((c for c in names if c in columns), None) for names in (IMAGE, TEXT))
     for column, names in ((image, IMAGE), (text, TEXT)):
@@ -120,7 +122,7 @@ def _csv(path: Path) -> Iterator[dict]:
             raise DataError(f"{path} has no column {' or '.join(names)}, only {', '.join(columns) or 'none'}")
     for i, row in enumerate(rows, 1):
         where = f"{path}: row {i}"
-        if None in row:  # what no column takes
+        if any(cell.strip() for cell in row.get(None, ())):  # what no column takes
             cells = len(columns) + len(row[None])
             raise DataError(f'{where} has {cells} cells, the head {len(columns)}; put captions with commas in "quotes"')
         picture, objects = _picture(path.parent, row[image], where), (row.get("objects") or "").split()
@@ -151,7 +153,7 @@ def _listed(path: Path, content) -> Iterator[dict]:
 def _captions(entry: dict, where: str) -> tuple[str, ...]:
     """Its "caption", one or a list, or else the "raw" of each of its "sentences"; null is as not there."""
     captions = entry.get("caption")
-    if captions is None:
+    if captions in (None, ""):
         sentences = entry.get("sentences") or []
         if not isinstance(sentences, list) or not all(isinstance(sentence, dict) for sentence in sentences):
             raise DataError(f'{where}: "sentences" is not a list of {{"raw": caption}}; give a plain list of captions as "caption"')
