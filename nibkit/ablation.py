@@ -17,7 +17,7 @@ from .benchmark import METRICS
 from .claims import table as paper_table
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER
-from .ranking import holm, rank_correlation
+from .ranking import decided, holm, rank_correlation
 
 TABLES = {  # option of the method -> its name in the paper's tables, and the tables that vary it
     "steps": ("num_steps", ("table3_num_steps", "table6_num_steps_expanded")),
@@ -85,14 +85,12 @@ def trend(
         rho, p = rank_correlation(mean, reference)
         low, high = np.quantile(_spearman(draws @ values / n, reference), [(1 - level) / 2, (1 + level) / 2])
         table[metric] = {
-            "settings": len(both), "n": n, "rho": rho, "low": low, "high": high, "p": p, "p_holm": np.nan, "verdict": "open",
+            "settings": len(both), "n": n, "rho": rho, "low": low, "high": high, "p": p,
             "best_ours": both[(sign * mean).argmax()], "best_paper": both[(sign * reference).argmax()],
         }  # fmt: skip
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
-    table["p_holm"] = holm(table.p)
-    clear = table.p_holm < 1 - level
-    table.loc[clear & (table.low > 0), "verdict"] = "with"
-    table.loc[clear & (table.high < 0), "verdict"] = "against"
+    table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p))
+    table.insert(table.columns.get_loc("p") + 2, "verdict", decided(table, "with", "against", alpha=1 - level))
     return table
 
 

@@ -35,6 +35,7 @@ from .data import PairDataset
 from .methods import METHODS
 from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
 from .models import load
+from .paths import SETTINGS
 from .sharing import once, shared
 
 METRICS = list(HIGHER_IS_BETTER)
@@ -291,7 +292,7 @@ def _resume(
 
     order: (pair, label) of the rows that are asked for, of which those that failed are left out; texts: pair -> its text.
     """
-    beside, settings = file.with_name(file.name + ".settings.json"), json.loads(json.dumps(settings, default=_plain))
+    beside, settings = file.with_name(file.name + SETTINGS), json.loads(json.dumps(settings, default=_plain))
     content = file.read_bytes() if file.exists() else b""
     new = (",".join(columns) + "\n").encode().startswith(content)  # nothing is in it yet but (a part of) our header
     content, done, instead = content[: content.rfind(b"\n") + 1], {}, "choose another file or delete it"

@@ -54,9 +54,9 @@ def reference(bottleneck: Bottleneck, points: int) -> Dense:
     (x, weights), panels = gauss(10), points // 10
     width = np.arcsinh(1 / lam0) / panels
     u = ((torch.arange(panels)[:, None] + x) * width).flatten().to(bottleneck.target)
-    lam, b = lam0 * u.sinh(), len(bottleneck.target)
-    slopes = bottleneck.slope(lam.repeat_interleave(b), torch.arange(b, device=lam.device).repeat(points))[1].unflatten(0, (points, b))
-    return Dense(torch.einsum("n,nbt->bt", weights.to(lam).repeat(panels) * width * lam0 * u.cosh(), slopes), lam, slopes)
+    lam, weights = lam0 * u.sinh(), weights.to(u).repeat(panels) * width * lam0 * u.cosh()
+    _, slopes = bottleneck.slopes(lam)
+    return Dense(torch.einsum("n,nbt->bt", weights, slopes), lam, slopes)
 
 
 def oracle(bottleneck: Bottleneck, dense: Dense, n: int) -> Path:
@@ -65,10 +65,9 @@ def oracle(bottleneck: Bottleneck, dense: Dense, n: int) -> Path:
     Nodes per step of u: the root of the curves' second derivative (Euclidean over tokens), smoothed, and for 30 % uniform;
     best of 63 such densities on layer 3, image, and layer 9, text.
     """
-    found, lam0 = [], bend(bottleneck.state)
+    found, lam, lam0 = [], dense.lam.cpu().numpy(), bend(bottleneck.state)
     for slopes, scale in zip(dense.slopes.cpu().numpy().swapaxes(0, 1), lam0):
         u = np.linspace(0, np.arcsinh(1 / scale), 800)
-        lam = dense.lam.cpu().numpy()
         y = CubicSpline(np.arcsinh(lam / scale), slopes * np.hypot(lam, scale)[:, None])
         density = gaussian_filter1d(np.sqrt(np.linalg.norm(y(u, 2), axis=1)), 20, mode="nearest")
         share = np.cumsum(0.7 * density / density.mean() + 0.3)
@@ -107,8 +106,9 @@ def measure(
                 found = [(rule, n, p.scores) for (rule, n), p in paths.items()]
                 if double:
                     truth = reference(dense[part], points)
-                    order = torch.randperm(found[-1][2].shape[1], generator=torch.Generator().manual_seed(start))
-                    found += [("shuffled", found[-1][1], found[-1][2][:, order]), ("reference", points, truth.scores)]
+                    _, n, last = found[-1]
+                    order = torch.randperm(last.shape[1], generator=torch.Generator().manual_seed(start))
+                    found += [("shuffled", n, last[:, order]), ("reference", points, truth.scores)]
                     found += [("oracle", n, oracle(bottleneck, truth, n).scores) for n in passes.get("exact", ())]
                 for rule, n, scores in found:
                     table = pd.DataFrame({"pair": [pair.id for pair in chunk], "layer": layer, "part": part, "rule": rule})
@@ -154,8 +154,8 @@ def curve(rows: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> 
 def goals(rows: pd.DataFrame) -> pd.DataFrame:
     """GOALS beside what the exact rule reached: columns layer, part, n, goal, asked, reached, oracle, verdict ("PASS" or "open").
 
-    oracle: what the same rule reaches with nodes placed by the true curves; where that misses too, the goal is out of reach of
-    rules that must find their nodes.
+    oracle: what the same rule reaches with nodes placed by the true curves; where that misses too, better placing is not likely to
+    reach the goal.
     """
     table = []
     for (layer, part), group in rows.groupby(["layer", "part"], sort=False):

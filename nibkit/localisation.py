@@ -22,7 +22,7 @@ from scipy import stats
 from .attribution import Attribution, upsample, words
 from .data import DataError, PairDataset
 from .maps import otsu
-from .ranking import holm, mean_interval, paired_p
+from .ranking import decided, holm, mean_interval, paired_p
 from .sharing import once
 from .scenes.datasets import prompt
 
@@ -37,12 +37,17 @@ COLUMNS = {
 FUNCTION = frozenset("a an the and or with next to of on in at by is are there this that photo picture , .".split())
 
 
-def _names(pair) -> list[str]:
-    """Of its masks; [] where they cannot be read: the pair becomes a row that says why."""
+def _read(pair, what: str):
+    """The pair's `image` or `masks`; None where they cannot be read: the pair becomes a row that says why."""
     try:
-        return list(pair.masks)
+        return getattr(pair, what)
     except DataError:
-        return []
+        return None
+
+
+def _names(pair) -> list[str]:
+    """Of its masks."""
+    return list(_read(pair, "masks") or ())
 
 
 def gathered(pairs: Sequence) -> PairDataset:
@@ -53,7 +58,7 @@ def gathered(pairs: Sequence) -> PairDataset:
     found, pictures = [], {}
     for pair in pairs:
         match = re.fullmatch("a photo of an? (.+)", pair.text)
-        image = _image(pair) if match and _names(pair) == ["object"] else None
+        image = _read(pair, "image") if match and _names(pair) == ["object"] else None
         if image is None:
             found.append(pair)
             continue
@@ -65,13 +70,6 @@ def gathered(pairs: Sequence) -> PairDataset:
     for place, readers in pictures.values():
         found[place] = replace(found[place], read_masks=functools.partial(_joined, readers))
     return PairDataset(getattr(pairs, "name", "custom"), found)
-
-
-def _image(pair):
-    try:
-        return pair.image
-    except DataError:
-        return None
 
 
 def _joined(readers: dict[str, list]) -> dict[str, np.ndarray]:
@@ -254,9 +252,9 @@ def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         }  # fmt: skip
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
     table[["p_holm", "p_ground"]] = table[["p_holm", "p_ground"]].apply(holm)
-    below, above = ((table.p_holm < alpha) & side for side in (table.high < 0, table.low > 0))
     apart = (table.p_ground < alpha) & (table.below_ground_high < 0)
-    return table.assign(verdict=np.select([above, below & apart, below], ["fails", "holds", "habit"], "open"))
+    verdict = decided(table, "fails", "holds", alpha=alpha)
+    return table.assign(verdict=np.where((verdict == "holds") & ~apart, "habit", verdict))
 
 
 def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
@@ -282,5 +280,4 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
             table.append({"method": method, "part": part, "n": found["n"], **ends, "p": paired_p(change), "rho": rho})
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.pop("p"))
-    clear = table.p_holm < alpha
-    return table.assign(verdict=np.select([clear & (table.high < 1), clear & (table.low > 1)], ["fades", "grows"], "open"))
+    return table.assign(verdict=decided(table, "grows", "fades", at=1, alpha=alpha))

@@ -1,8 +1,9 @@
-"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel."""
+"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel; and what files are called."""
 
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+SETTINGS = ".settings.json"  # behind the name of a table of rows: how they were made, so that a run can go on
 
 
 def bundled(name: str) -> Path:

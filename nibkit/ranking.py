@@ -62,6 +62,13 @@ def holm(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
+def decided(table: pd.DataFrame, above: str, below: str, at: float = 0.0, alpha: float = 0.05) -> np.ndarray:
+    """A word per row of a table with p_holm, low and high: `above` or `below` where p_holm < alpha and the interval lies on
+    that side of `at`, else "open"."""
+    clear = table.p_holm < alpha
+    return np.select([clear & (table.low > at), clear & (table.high < at)], [above, below], "open")
+
+
 def against_controls(
     rows: pd.DataFrame, higher: Mapping[str, bool], controls: Sequence[str] = CONTROLS, alpha: float = 0.05
 ) -> pd.DataFrame:
@@ -86,8 +93,7 @@ def against_controls(
                     table.append({"metric": metric, "method": method, "control": control, **found, "p": paired_p(gain)})
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.p)
-    clear = (table.p_holm < alpha) & (table.low * table.high > 0)
-    table["verdict"] = np.where(clear, np.where(table.gain > 0, "beats", "loses"), "open")
+    table["verdict"] = decided(table, "beats", "loses", alpha=alpha)
     columns = ["metric", "method", "control", "n", "gain", "low", "high", "p", "p_holm", "verdict"]
     return table[columns]
 

@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 from .checks import whole
 from .claims import PAPER_ROLE
+from .paths import SETTINGS
 
 try:
     import jinja2
@@ -533,10 +534,10 @@ def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
         bar.set_postfix_str(notebook.stem)
         nb = clean(nbformat.read(notebook, as_version=4))
         out = declared(notebook).get("out")
-        resumable = (notebook.parent / out["default"]).glob("*.settings.json") if out else ()  # `benchmark.run` leaves them
+        resumable = (notebook.parent / out["default"]).glob(f"*{SETTINGS}") if out else ()  # `benchmark.run` leaves them
         for settings in resumable:
             settings.unlink()
-            settings.with_name(settings.name.removesuffix(".settings.json")).unlink(missing_ok=True)
+            settings.with_name(settings.name.removesuffix(SETTINGS)).unlink(missing_ok=True)
         client = nbclient.NotebookClient(
             nb, kernel_name="python3", timeout=None, resources={"metadata": {"path": str(notebook.parent)}}
         )

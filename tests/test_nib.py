@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import nibkit
+from nibkit import narrowing, theory
 from nibkit.narrowing import LOOSE, Bottleneck, Path, exact_rule, fixed_rule, gauss, riemann
 from nibkit.towers import State
 
@@ -135,3 +136,10 @@ def test_path_gap_is_absolute():
     path = Path(torch.tensor([[1.0, 2.0]]), *(torch.tensor([x]) for x in (2.0, 0.5, 3)))
     assert path.gap.item() == 1.5 and path.within(1).item() and not path.within(0.9).item()
     assert not path._replace(error=torch.tensor([1.5 * LOOSE + 0.1])).within(1).item()
+
+
+def test_a_path_by_an_unknown_rule_is_refused(golden_clip, golden_pair):
+    """Not taken for another rule: theory, convergence and nib all come by here."""
+    (bottleneck, *_) = theory.bottlenecks(golden_clip, *golden_pair, 1).values()
+    with pytest.raises(ValueError, match="rule='simpson' is not one of: riemann, gauss, exact"):
+        narrowing.path(bottleneck, "simpson", 4)
