@@ -38,7 +38,7 @@ screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the 
 	cp runs/browser/explorer.png reports/explorer.png
 
 docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
-	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(wildcard nibkit/[a-z]* nibkit/data/[a-z]*))) --output-directory build/docs
+	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/__pycache__,$(wildcard nibkit/[a-z]* nibkit/*/[a-z]*)))) --output-directory build/docs
 	@echo "written: build/docs/index.html"
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay

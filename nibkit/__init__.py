@@ -25,7 +25,7 @@ from . import data, metrics
 from .attribution import Attribution
 from .checks import one_of
 from .methods import METHODS
-from .models import Clip, load
+from .models.clip import Clip, load
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics"]

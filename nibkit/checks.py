@@ -5,6 +5,8 @@ import operator
 from collections.abc import Collection
 from numbers import Real
 
+PROTOCOLS = ("paper", "corrected")  # as the authors' code computes, and as the paper defines
+
 
 def whole(name: str, value: object, least: int = 1, most: int | None = None, of: str = "") -> int:
     """A whole number >= `least`, or in least..most (`of` says of what), as an int: numpy's integers too, no booleans.

@@ -32,10 +32,10 @@ from . import data, plots
 from .attribution import Attribution, words
 from .data import pictures
 from .methods import METHODS
-from .models import load
-from .narrowing import RULES
+from .methods.nib import RULES
+from .models.clip import load
+from .models.sharing import Memo, shared
 from .scenes import world
-from .sharing import Memo, shared
 
 FEWER = {"rise": {"masks": 500, "text_masks": 100}}  # 6,000 pictures are too many to wait for
 GIVEN, DRAWN = "the given picture", "a scene to edit"

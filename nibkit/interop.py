@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .checks import one_of, whole
 from .methods import METHODS
-from .models import Clip
-from .narrowing import paths
-from .towers import Layer, ragged
+from .methods.nib import paths
+from .models.clip import Clip
+from .models.towers import Layer, ragged
 
 RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}  # Captum's name -> ours
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+WAIT = 10  # seconds for an answer from the network
 SETTINGS = ".settings.json"  # behind the name of a table of rows: how they were made, so that a run can go on
 
 

@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 import nibkit
-from nibkit import ablation, benchmark, data
-from nibkit.benchmark import METRICS
+from nibkit import benchmark, data
+from nibkit.benchmark.runner import METRICS
+from nibkit.study import ablation
 
 
 def planted(means, n=40, noise=0.0, setting="layer", name="nib"):

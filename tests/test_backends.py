@@ -21,13 +21,13 @@ from timm.models.vision_transformer import VisionTransformer
 from tokenizers import Tokenizer
 
 import nibkit
-from nibkit import theory
 from nibkit.attribution import words
-from nibkit.backends import open_clip as open_clip_backend
-from nibkit.backends import openai as openai_backend
-from nibkit.backends import transformers as transformers_backend
-from nibkit.backends.tokenizers import BPE
-from nibkit.models import Clip
+from nibkit.models import open_clip as open_clip_backend
+from nibkit.models import openai as openai_backend
+from nibkit.models import transformers as transformers_backend
+from nibkit.models.clip import Clip
+from nibkit.models.tokenizers import BPE
+from nibkit.study import theory
 
 CPU = torch.device("cpu")
 VISION = {"image_size": 64, "layers": 3, "width": 128, "head_width": 64, "patch_size": 16}

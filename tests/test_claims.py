@@ -2,7 +2,8 @@
 
 import pytest
 
-from nibkit import claims
+from nibkit.benchmark import paper
+from nibkit.study import claims
 
 
 def test_gains_over_the_best_baseline():
@@ -38,5 +39,5 @@ def test_verdicts_follow_from_the_figures():
 
 def test_real_data_have_their_place_in_the_papers_tables():
     for dataset, role in [("tiny-imagenet", "imagenet"), ("flickr8k", "flickr8k"), ("conceptual_captions", "conceptual_captions")]:
-        assert set(claims.table("table2_benchmark", dataset).dataset) == {role}
-        assert dataset in claims.PAPER_PAIRS
+        assert set(paper.table("table2_benchmark", dataset).dataset) == {role}
+        assert dataset in paper.PAPER_PAIRS

@@ -11,7 +11,8 @@ from PIL import Image
 import nibkit
 from nibkit import benchmark
 from nibkit.__main__ import main
-from nibkit.benchmark import run
+from nibkit.benchmark import runner
+from nibkit.benchmark.runner import run
 from nibkit.data import DataError
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
@@ -42,7 +43,7 @@ class Pair:
 def client():
     """Two workers, forked from one process that has imported everything: one that dies is back at once."""
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
-        modules = ["distributed", "nibkit.benchmark", "transformers.models.clip.modeling_clip"]
+        modules = ["distributed", "nibkit.benchmark.runner", "transformers.models.clip.modeling_clip"]
         distributed.utils.get_mp_context().set_forkserver_preload(modules)
         options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "env": {"WHERE": "a worker"}}
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
@@ -68,7 +69,7 @@ def test_a_worker_is_killed_in_the_middle(client, golden_clip, tmp_path):
 
 def test_the_model_is_held_once(client, golden_clip):
     go(golden_clip, Pairs(map(Pair, range(8))), client=client)
-    found = client.run(lambda: benchmark._model.cache_info())
+    found = client.run(lambda: runner._model.cache_info())
     assert all(info.currsize == 1 and info.misses == 1 for info in found.values())
 
 
@@ -82,7 +83,7 @@ def test_a_worker_without_the_model_or_with_another_says_so(client, golden_clip,
         patch.setitem(golden_clip.source, "name", f"hf:{tmp_path / 'gone'}")
         with pytest.raises(RuntimeError, match=r"worker .* cannot load 'hf:.*gone'"):
             go(golden_clip, Pairs([Pair(0)]), client=client)
-    monkeypatch.setattr(benchmark, "checksum", lambda clip: "12345678")
+    monkeypatch.setattr(runner, "checksum", lambda clip: "12345678")
     with pytest.raises(RuntimeError, match="its weights are others"):
         go(golden_clip, Pairs([Pair(0)]), client=client)
 
@@ -96,7 +97,7 @@ def test_a_model_of_unknown_origin_is_refused(client, golden_clip):
 def test_reports_on_a_cluster(client, tmp_path):
     import nbformat
 
-    from nibkit.reports import run_reports
+    from nibkit.reports.runner import run_reports
 
     folder = tmp_path / "notebooks"
     folder.mkdir()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import nibkit
-from nibkit import deviations
+from nibkit.study import deviations
 
 PAIRS = nibkit.data.load("scenes-captions")[:5]
 

@@ -9,8 +9,8 @@ import torch
 from test_towers import siglip
 
 import nibkit
-from nibkit import efficiency
 from nibkit.paths import bundled
+from nibkit.study import efficiency
 
 TABLE_8 = pd.read_csv(bundled("paper/table8_passes.csv")).set_index("method")
 QUICK = {"rise": {"masks": 40, "text_masks": 30}}

@@ -7,9 +7,9 @@ import torch
 from test_nib import _bottleneck
 
 import nibkit
-from nibkit import convergence
-from nibkit.narrowing import LOOSE, Bottleneck, exact_rule, panels, settle
+from nibkit.methods.nib import LOOSE, Bottleneck, exact_rule, panels, settle
 from nibkit.paths import bundled
+from nibkit.study import convergence
 
 PAIRS = nibkit.data.load("scenes-captions")[convergence.TUNED :][:3]
 

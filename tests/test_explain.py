@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 import nibkit
-from nibkit import convergence, maps
 from nibkit.__main__ import main
-from nibkit.backends.files import absent
+from nibkit.attribution import boxes
 from nibkit.commands import writable
+from nibkit.models.files import absent
+from nibkit.study import convergence
 
 PAIR = nibkit.data.load("cat-and-dog")[0]
 
@@ -35,7 +36,7 @@ def test_map_json_and_boxes(photo, capsys):
         np.testing.assert_allclose(fact["text"]["scores"], a.text[k], atol=1e-6)
         assert fact["F(Z)"] - fact["image"]["F(0)"] == pytest.approx(a.info.change_image[k], abs=1e-5)
         assert fact["text"]["gap"] == pytest.approx(a.info.gap_text[k], abs=1e-5)
-        assert fact["boxes"] == [list(box) for box in maps.boxes(a.heatmap()[k])]
+        assert fact["boxes"] == [list(box) for box in boxes(a.heatmap()[k])]
     assert [word for word, _ in found["texts"][0]["words"]] == ["a", "dog"]
     printed = capsys.readouterr().out
     assert printed.startswith(f"a dog: cosine {found['texts'][0]['F(Z)']:.3f}\n") and "a cat: cosine" in printed

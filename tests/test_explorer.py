@@ -14,8 +14,8 @@ from PIL import Image
 import nibkit
 from nibkit import explorer
 from nibkit.explorer import DRAWN, GIVEN, Explorer
+from nibkit.models.towers import State
 from nibkit.scenes import world
-from nibkit.towers import State
 
 TEXT = "a cat and a dog"
 

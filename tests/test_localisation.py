@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 import nibkit
-from nibkit import benchmark, data, localisation, measures
+from nibkit import benchmark, data
+from nibkit.benchmark import measures
+from nibkit.metrics import localisation
 
 TARGET = np.zeros((8, 8), bool)
 TARGET[2:4, 4:8] = True  # 8 of 64 pixels

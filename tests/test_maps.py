@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nibkit.maps import boxes, otsu
+from nibkit.attribution import boxes, otsu
 
 
 def test_otsu_cuts_between_two_levels():

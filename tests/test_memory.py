@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import nibkit
-from nibkit.towers import Block, bytes_of
+from nibkit.models.towers import Block, bytes_of
 
 QUICK = {"rise": {"masks": 30, "text_masks": 12}, "m2ib": {"samples": 3, "steps": 3}, "mfaba": {"steps": 2}}
 ROW = 50 * (20 * 64 + 2 * 4 * 50) * 4  # bytes of a picture of the golden model in one block

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import nibkit
-from nibkit.towers import Tower
+from nibkit.models.towers import Tower
 
 METHODS = sorted(nibkit.METHODS)
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}}

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 
 import nibkit
-from nibkit.narrowing import nib
+from nibkit.methods.nib import nib
 
 PUBLISHED = ["gradcam", "chefer", "saliency", "fastig"]
 NAMES = [*PUBLISHED, "gae", "grad_eclip", "legrad", "gradcam_pooled", "xgrad"]

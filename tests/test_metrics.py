@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nibkit import metrics
+from nibkit.checks import PROTOCOLS
 
 COLUMNS = dict(zip(("vdrop", "vincr", "tdrop", "tincr"), metrics.HIGHER_IS_BETTER))
 
@@ -37,7 +38,7 @@ def test_golden_text_metrics_of_every_method(golden_clip, golden_pair, method):
         assert got.text_increase[k] == want["tincr"]
 
 
-@pytest.mark.parametrize("protocol", metrics.PROTOCOLS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_keeping_everything_changes_nothing(golden_clip, golden_pair, protocol):
     pixels, ids = golden_pair
     ones = np.ones((4, 224, 224), np.float32), [np.ones(len(i), np.float32) for i in ids]

@@ -161,7 +161,7 @@ def test_pick_device():
 
 def test_the_command_says_what_loads_and_what_is_here(tmp_path, monkeypatch, capsys):
     from nibkit.__main__ import main
-    from nibkit.backends import openai
+    from nibkit.models import openai
 
     (tmp_path / "ViT-L-14-336px.pt").touch()
     (tmp_path / "models--some--clip").mkdir()

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import nibkit
-from nibkit import narrowing, theory
-from nibkit.narrowing import LOOSE, Bottleneck, Path, exact_rule, fixed_rule, gauss, riemann
-from nibkit.towers import State
+from nibkit.methods import nib as narrowing
+from nibkit.methods.nib import LOOSE, Bottleneck, Path, exact_rule, fixed_rule, gauss, riemann
+from nibkit.models.towers import State
+from nibkit.study import theory
 
 NIB = nibkit.METHODS["nib"]
 

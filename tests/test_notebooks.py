@@ -11,7 +11,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from nibkit import reports
+from nibkit.reports import runner as reports
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"

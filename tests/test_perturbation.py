@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 
 import nibkit
-from nibkit import data, perturbation
-from nibkit.towers import State
+from nibkit import data
+from nibkit.metrics import perturbation
+from nibkit.models.towers import State
 
 
 def rng():

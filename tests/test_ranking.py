@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nibkit import benchmark, ranking
-from nibkit.benchmark import METRICS
+from nibkit import benchmark
+from nibkit.benchmark.paper import table as paper_table
+from nibkit.benchmark.runner import METRICS
+from nibkit.metrics import stats as ranking
 
 HIGHER = {"up": True, "down": False}
 
@@ -140,7 +142,7 @@ def test_rank_correlation_is_scipys_with_an_exact_p():
 
 def test_agreement_with_the_paper():
     """Our drops as the paper's, our increases in the reverse order, a control that the paper does not have."""
-    paper = benchmark.paper_table("table2_benchmark", "imagenet").set_index("method")
+    paper = paper_table("table2_benchmark", "imagenet").set_index("method")
     some = {name: [(row.image_drop, -row.image_increase)] for name, row in paper.iterrows()}
     summary = benchmark.summary(confidence(**some, random=[(0.0, 0.0)]).assign(seconds=1.0, passes=1.0))
     got = ranking.agreement(benchmark.beside_paper(summary, "imagenet"))

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from nibkit import related
 from nibkit.attribution import Attribution
 from nibkit.methods import METHODS
-from nibkit.related import PROPERTIES, Subject, attribution_subject, basis, cocoa, decompose, examine, hide
+from nibkit.study import related
+from nibkit.study.related import PROPERTIES, Subject, attribution_subject, basis, cocoa, decompose, examine, hide
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,11 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from nibkit import __main__ as cli
-from nibkit import load, reports
-from nibkit.benchmark import checksum
+from nibkit import load
 from nibkit.commands import NAMES
-from nibkit.reports import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
+from nibkit.models import checksum
+from nibkit.reports import runner as reports
+from nibkit.reports.runner import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
 
 PARAMETERS = """n: int = 3  # rows
 rate: float = 0.5  # of something
@@ -275,7 +276,7 @@ def test_refresh_reports_a_kernel_that_died_and_goes_on(tmp_path):
 def test_an_interrupted_refresh_says_so_and_keeps_the_file(tmp_path):
     folder = notebook(tmp_path, "01_long", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)")
     before = (folder / "01_long.ipynb").read_text(encoding="utf-8")
-    code = "import sys\nfrom pathlib import Path\nfrom nibkit.reports import refresh\nrefresh(Path(sys.argv[1]))"
+    code = "import sys\nfrom pathlib import Path\nfrom nibkit.reports.runner import refresh\nrefresh(Path(sys.argv[1]))"
     child = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, encoding="utf-8", timeout=50)
     assert child.stderr.rstrip().endswith("KeyboardInterrupt") and "AssertionError" not in child.stderr
     assert (folder / "01_long.ipynb").read_text(encoding="utf-8") == before
@@ -359,7 +360,7 @@ def test_help_teaches_with_examples(arguments, capsys):
 @pytest.mark.parametrize("command", ["reports", "notebooks", "badges"])
 def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "nibkit.reports")
+    monkeypatch.delitem(sys.modules, "nibkit.reports.runner")
     assert cli.main([command]) == 2
     assert capsys.readouterr().err.endswith("papermill is missing: pip install 'nibkit[reports]'\n")
 

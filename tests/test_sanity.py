@@ -6,9 +6,9 @@ import pytest
 import torch
 
 import nibkit
-from nibkit import sanity
 from nibkit.attribution import Attribution
 from nibkit.methods import METHODS
+from nibkit.study import sanity
 
 PAIRS = nibkit.data.load("scenes-captions")[:3]
 

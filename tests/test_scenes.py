@@ -12,6 +12,7 @@ from PIL import Image, ImageFilter
 from safetensors.torch import load_file
 
 from nibkit import data
+from nibkit.data.captions import words_of
 from nibkit.paths import bundled
 from nibkit.scenes import __main__ as command
 from nibkit.scenes import datasets, score, train, world
@@ -63,8 +64,8 @@ def test_is_true(claimed, holds):
 
 
 def test_words_of():
-    assert world.words_of("a cat and a dog", ["cat", "dog"]) == {1: "cat", 4: "dog"}
-    assert world.words_of("a photo of an owl, a cat and a catalogue", world.OBJECTS) == {4: "owl", 6: "cat"}
+    assert words_of("a cat and a dog", ["cat", "dog"]) == {1: "cat", 4: "dog"}
+    assert words_of("a photo of an owl, a cat and a catalogue", world.OBJECTS) == {4: "owl", 6: "cat"}
 
 
 @pytest.mark.parametrize("partial, left_out", [(0.0, 0), (1.0, 1)])

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import nibkit
-from nibkit import sharing
-from nibkit.sharing import once, shared
-from nibkit.towers import Block
+from nibkit.models import sharing
+from nibkit.models.sharing import once, shared
+from nibkit.models.towers import Block
 
 QUICK = {"rise": {"masks": 4, "text_masks": 4}, "m2ib": {"samples": 2, "steps": 2}, "mfaba": {"steps": 2}}
 

@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 import nibkit
-from nibkit import efficiency, speed
 from nibkit.__main__ import main
+from nibkit.study import efficiency, speed
 
 NIB = {"nib": ("nib", {"steps": 2})}
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nibkit import benchmark, reports
+from nibkit import benchmark
+from nibkit.reports import runner as reports
 
 ROOT = Path(__file__).parents[1]
 PLANNED = {run.name: run for run in reports.plan(ROOT / "notebooks")}

@@ -6,9 +6,9 @@ import torch
 from scipy.stats import multivariate_normal
 
 import nibkit
-from nibkit import theory
-from nibkit.narrowing import Bottleneck
-from nibkit.towers import State, Tower
+from nibkit.methods.nib import Bottleneck
+from nibkit.models.towers import State, Tower
+from nibkit.study import theory
 
 S = np.array([[4.0, 1.0, 0.0], [1.0, 1.0, 0.3], [0.0, 0.3, 0.25]])
 

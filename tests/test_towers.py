@@ -11,9 +11,9 @@ from clip.model import CLIP
 
 import nibkit
 from nibkit import models
-from nibkit.backends import openai as openai_backend
-from nibkit.backends import transformers as transformers_backend
-from nibkit.backends.tokenizers import BPE
+from nibkit.models import openai as openai_backend
+from nibkit.models import transformers as transformers_backend
+from nibkit.models.tokenizers import BPE
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ["a dog", "a photo of a cat and a dog on grass", "owl", "two boats, a bus and a very long red train", "a", "b c", "d", "e f"]

@@ -19,10 +19,10 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("repository", nargs="?", metavar="OWNER/REPO", help="where the notebooks will be on GitHub")
 
     def run(args: argparse.Namespace) -> int:
-        from ..reports import checkout  # first: it says how to install what may be missing
-        from .. import colab
-
         import nbformat
+
+        from ..reports import colab
+        from ..reports.runner import checkout  # first: it says how to install what may be missing
 
         root = checkout()
         if args.repository:

@@ -39,8 +39,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
         import torch
         from matplotlib.figure import Figure
 
-        from .. import load, speed
-        from ..models import NAMES
+        from .. import load
+        from ..models.clip import NAMES
+        from ..study import speed
 
         whole("--batch", min(args.batch))
         if args.figure:

@@ -21,7 +21,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: the best there is)")
 
     def run(args: argparse.Namespace) -> int:
-        from ..convergence import bundle, goals
+        from ..study.convergence import bundle, goals
 
         out = writable("CSV", args.out)
         rows = bundle(args.pairs, args.random_pairs, args.device)

@@ -66,8 +66,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
 def _facts(clip, photo, texts: list[str], found, with_boxes: bool) -> list[dict]:
     """What was found, text by text, as JSON has it. Where the method integrates a path, F(0) and gap belong to it."""
-    from ..attribution import words
-    from ..maps import boxes
+    from ..attribution import boxes, words
 
     facts, heatmaps = [], found.heatmap()
     ids, info = clip.tokenize(texts), json.loads(found.info.to_json(orient="records"))  # NaN becomes null

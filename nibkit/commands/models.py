@@ -31,7 +31,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         import os
         from pathlib import Path
 
-        from ..backends.openai import ARCHITECTURES, CACHE, filename
+        from ..models.openai import ARCHITECTURES, CACHE, filename
 
         hub = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub")
         print("nibkit.load(NAME), NAME being one of\n" + FORMS.format(names=", ".join(ARCHITECTURES), cache=CACHE, hub=hub))

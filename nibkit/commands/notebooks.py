@@ -20,7 +20,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks whose name begins so")
 
     def run(args: argparse.Namespace) -> int:
-        from ..reports import checkout, refresh
+        from ..reports.runner import checkout, refresh
 
         failures = refresh(checkout() / "notebooks", only=tuple(args.only))
         for name, error in failures.items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..backends.files import WAIT
+from ..paths import WAIT
 from . import pictures
 from .pairs import DataError, Pair, PairDataset, string
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..scenes.world import words_of
 from . import pictures
+from .captions import words_of
 from .pairs import DataError, Pair, PairDataset, string
 
 LAYOUTS = {  # path -> what it is, and the name that the dataset gets

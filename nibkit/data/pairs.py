@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ..checks import one_of
-from ..metrics import PROTOCOLS
+from ..checks import PROTOCOLS, one_of
 
 PAPER_BATCH = 32  # pictures that the published code looks at together when it chooses Flickr8k's captions
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
-from ..sharing import once
-from ..towers import Layer, State, Tower, allowed, ragged
+from ..models.sharing import once
+from ..models.towers import Layer, State, Tower, allowed, ragged
 
 
 def last(tower: Tower) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..towers import Block
+from ..models.towers import Block
 from ._gradient import at_readout, attention, explain, last, scored
 
 TEXT_BLOCKS = 8

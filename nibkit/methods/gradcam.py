@@ -11,7 +11,7 @@ Grad-CAM (Selvaraju et al., ICCV 2017) pools G over all places first; the publis
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..towers import Layer
+from ..models.towers import Layer
 from ._gradient import behind, explain, slope
 
 

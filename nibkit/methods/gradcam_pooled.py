@@ -11,7 +11,7 @@ The mean runs over the patches (CLS is no place in the picture), and over a text
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..towers import Layer
+from ..models.towers import Layer
 from ._gradient import behind, explain, scored, slope
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..towers import Pool
+from ..models.towers import Pool
 from ._gradient import explain, only_allowed, seen
 
 

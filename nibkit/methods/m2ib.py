@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
 from ..checks import number, whole
+from ..models.towers import Layer, State, Tower, ragged
 from ._gradient import behind, seen
-from ..towers import Layer, State, Tower, ragged
 
 OPEN = 5.0  # alpha at the start
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
 from ..checks import number
-from ..towers import State, Tower, ragged
+from ..models.towers import State, Tower, ragged
 
 
 def walk(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays, method
 from ..checks import number, whole
-from ..towers import State, at_least_single, ragged
+from ..models.towers import State, at_least_single, ragged
 
 
 def cell(size: int, grid: int) -> int:

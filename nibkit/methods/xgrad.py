@@ -11,7 +11,7 @@ slope at Z alone.
 from torch import Tensor
 
 from ..attribution import Attribution, method
-from ..towers import Layer
+from ..models.towers import Layer
 from ._gradient import explain, slope
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ..data import Pair, PairDataset
-from .world import SIZE, words_of
+from ..data.captions import words_of
+from .world import SIZE
 
 FINE = 2 * SIZE  # drawn at twice the size, so that edges come out smooth
 SETS = (  # what lies on the fields, in turn

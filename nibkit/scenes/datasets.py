@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..data.captions import prompt
 from . import world
 
 TEXTURES = range(2000, 2048)  # training draws from range(48), its zero-shot checks from range(1000, 1048)
@@ -28,11 +29,6 @@ class Example:
     stem: str
     scene: world.Scene
     text: str
-
-
-def prompt(name: str) -> str:
-    """The text that stands for one object: "a photo of an owl"."""
-    return f"a photo of {world.article(name)}"
 
 
 def objects(n: int = 256, seed: int = 2) -> list[Example]:

@@ -11,11 +11,10 @@ from clip.model import CLIP, build_model
 from safetensors.torch import load_file
 
 from .. import data
-from ..benchmark import checksum
-from ..models import load
+from ..data.captions import prompt, words_of
+from ..models import checksum, load
 from ..paths import bundled
 from . import train, world
-from .datasets import prompt
 
 GROUP, DRAWS, SEED = 100, 20, 0  # retrieval: pictures to choose from, random groups, seed of the groups
 
@@ -28,7 +27,7 @@ def load_openai(path: Path) -> CLIP:
 def claims(text: str) -> frozenset[str]:
     """What a caption of this world says is there: object names, and the ground if it ends with one."""
     grounds = [name for name, phrase in world.GROUNDS.items() if text.endswith(phrase)]
-    return frozenset([*world.words_of(text, world.OBJECTS).values(), *grounds])
+    return frozenset([*words_of(text, world.OBJECTS).values(), *grounds])
 
 
 def picture_contents(folder: str) -> list[tuple[list[str], str]]:

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..data.captions import prompt
 from . import world
 
 WIDTH, BLOCKS, CONTEXT, VOCABULARY = 128, 12, 77, 49408
@@ -139,7 +140,7 @@ def zero_shot(model: CLIP, n: int = 256, seed: int = 10**6) -> float:
     scenes = [world.random_scene(rng, 1, textures=range(1000, 1048)) for _ in range(n)]
     device = model.text_projection.device
     pictures = normalise(np.stack([np.asarray(world.render(s)[0]) for s in scenes])).to(device)
-    texts = F.normalize(encode_text(model, tokens([f"a photo of {world.article(o)}" for o in world.OBJECTS]).to(device)))
+    texts = F.normalize(encode_text(model, tokens([prompt(o) for o in world.OBJECTS]).to(device)))
     best = (model.visual(pictures) @ texts.T).argmax(1).tolist()
     return float(np.mean([list(world.OBJECTS)[b] == s.names[0] for b, s in zip(best, scenes)]))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
+from ..data.captions import article
 from ..paths import bundled
 
 SIZE = 224  # picture side, pixels
@@ -155,11 +156,6 @@ def random_scene(rng: np.random.Generator, n: int = 1, textures: range = range(4
     return Scene(str(rng.choice(list(GROUNDS))), tuple(placed), int(rng.integers(textures.start, textures.stop)))
 
 
-def article(name: str) -> str:
-    """The name behind "a" or "an"."""
-    return ("an " if name[0] in "aeiou" else "a ") + name
-
-
 def describe(scene: Scene, rng: np.random.Generator, partial: float = 0.0) -> tuple[str, frozenset[str]]:
     """A caption of the scene, and what it claims: the object names and, if mentioned, the ground.
 
@@ -182,16 +178,6 @@ def describe(scene: Scene, rng: np.random.Generator, partial: float = 0.0) -> tu
 def is_true(claims: frozenset[str], scene: Scene) -> bool:
     """Whether everything a caption claims is in the scene."""
     return claims <= {*scene.names, scene.ground}
-
-
-def words_of(text: str, names) -> dict[int, str]:
-    """Position of each word (split at spaces) that names one of `names` -> that name.
-
-    >>> words_of("a cat, and a dog.", ["cat", "dog"])
-    {1: 'cat', 4: 'dog'}
-    """
-    stripped = [w.strip(",.").lower() for w in text.split()]
-    return {i: w for i, w in enumerate(stripped) if w in names}
 
 
 CAT_AND_DOG = Scene("grass", (Placed("cat", 62, 118, 100), Placed("dog", 160, 116, 104, flip=True)), texture=7)

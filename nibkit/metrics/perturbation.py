@@ -27,9 +27,9 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
-from . import checks
-from .attribution import Attribution
-from .towers import State
+from .. import checks
+from ..attribution import Attribution
+from ..models.towers import State
 
 BASELINES = ("mean", "blur", "linear")
 KINDS = ("insertion", "deletion")

@@ -8,9 +8,9 @@ from clip import load as download_and_load
 from clip.clip import _transform
 from clip.model import CLIP, build_model
 
-from ..towers import Block, ImageTower, Stage, State, TextTower, norm
 from .files import absent, patience
 from .tokenizers import BPE
+from .towers import Block, ImageTower, Stage, State, TextTower, norm
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
 ARCHITECTURES = {

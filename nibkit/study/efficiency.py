@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .attribution import Attribution, as_arrays
-from .checks import one_of
-from .methods import METHODS
-from .methods.rise import cell, image_masks, last_place, word_masks
-from .plots import COLOURS
-from .towers import State, Tower, ragged
+from ..attribution import Attribution, as_arrays
+from ..checks import one_of
+from ..methods import METHODS
+from ..methods.rise import cell, image_masks, last_place, word_masks
+from ..models.towers import State, Tower, ragged
+from ..plots import COLOURS
 
 IMPLEMENTATIONS = ("published", "nibkit")
 

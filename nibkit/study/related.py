@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
-from .methods import METHODS
-from .narrowing import Bottleneck, Path, gauss
-from .towers import ImageTower
+from ..methods import METHODS
+from ..methods.nib import Bottleneck, Path, gauss
+from ..models.towers import ImageTower
 
 EPS = 1e-5  # LayerNorm's
 

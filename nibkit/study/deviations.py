@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attribution import Attribution
-from .methods import METHODS
-from .methods.rise import word_masks
-from .metrics import confidence
-from .narrowing import Bottleneck, fixed_rule, riemann
-from .ranking import mean_interval
+from ..attribution import Attribution
+from ..methods import METHODS
+from ..methods.nib import Bottleneck, fixed_rule, riemann
+from ..methods.rise import word_masks
+from ..metrics.confidence import confidence
+from ..metrics.stats import mean_interval
+from ..models.sharing import shared
+from ..scenes import datasets
+from ..scenes.world import describe
 from .sanity import spearman
-from .scenes import datasets
-from .scenes.world import describe
-from .sharing import shared
 
 BATCH = 32  # the published data loader's
 Effects = Iterator[tuple[str, Iterable[float]]]  # what is measured, with its unit, and a value per pair

@@ -16,7 +16,6 @@ import os
 import socket
 import tempfile
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from pathlib import Path
@@ -28,17 +27,17 @@ import torch
 from pandas.io.formats.style import Styler
 from tqdm.auto import tqdm
 
-from .checks import one_of, whole
-from .claims import PAPER_PAIRS
-from .claims import table as paper_table
-from .data import PairDataset
-from .methods import METHODS
-from .metrics import HIGHER_IS_BETTER, PROTOCOLS, confidence
-from .models import load
-from .paths import SETTINGS
-from .sharing import once, shared
+from ..checks import PROTOCOLS, one_of, whole
+from ..data import PairDataset
+from ..methods import METHODS
+from ..metrics.confidence import HIGHER_IS_BETTER, METRICS, confidence
+from ..metrics.stats import intervals
+from ..models import checksum, load
+from ..models.sharing import once, shared
+from ..paths import SETTINGS
+from .paper import PAPER_PAIRS
+from .paper import table as paper_table
 
-METRICS = list(HIGHER_IS_BETTER)
 COST = ["seconds", "passes"]
 DECIMALS = {"n": 0, "failures": 0, "passes": 1}  # shown; of metrics, see `style`
 
@@ -358,28 +357,11 @@ def _named(clip) -> str:
     return clip.name if clip.dtype == torch.float32 else f"{clip.name} in {str(clip.dtype).removeprefix('torch.')}"
 
 
-def checksum(clip) -> str:
-    """CRC-32 of all weights, 8 hexadecimal digits: which model made a table, whatever its file is called."""
-    crc = 0
-    for tensor in clip.model.state_dict().values():
-        crc = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
-    return f"{crc:08x}"
-
-
 # --- tables ------------------------------------------------------------------------------------------------------
 
 
 def _measured(rows: pd.DataFrame) -> pd.Series:
     return rows[METRICS].notna().all(axis=1)
-
-
-def intervals(values: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Percentile bootstrap of the mean over axis 0: (2, columns). Columns of equal n share their draws of rows."""
-    n = len(values)
-    if not n:
-        return np.full((2, values.shape[1]), np.nan)
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    return np.quantile(draws @ values / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def summary(
@@ -405,7 +387,7 @@ def summary(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    dataset: one of the paper's, or one that plays its part (claims.PAPER_ROLE). What a
+    dataset: one of the paper's, or one that plays its part (paper.PAPER_ROLE). What a
     label says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise. The paper's pairs per second
     were measured on the authors' machine.
     """

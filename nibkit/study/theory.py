@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attribution import Attribution
-from .backends import openai
-from .models import Clip
-from .narrowing import Bottleneck, path
-from .towers import State, Tower
+from ..attribution import Attribution
+from ..methods.nib import Bottleneck, path
+from ..models import openai
+from ..models.clip import Clip
+from ..models.towers import State, Tower
 
 # ---- Theorem 1: information grows with lam
 
@@ -206,7 +206,7 @@ def as_transformers(clip: Clip) -> Clip:
     """The same weights as a transformers CLIPModel, behind nibkit's own transformers backend. Needs transformers."""
     import transformers
 
-    from .backends import transformers as backend
+    from ..models import transformers as backend
 
     state = {}
     for name, value in clip.model.state_dict().items():
@@ -235,7 +235,7 @@ def as_open_clip(clip: Clip) -> Clip:
     """The same weights as an open_clip model, behind nibkit's own open_clip backend. Needs open_clip."""
     from open_clip.model import build_model_from_openai_state_dict
 
-    from .backends import open_clip as backend
+    from ..models import open_clip as backend
 
     model = build_model_from_openai_state_dict(dict(clip.model.state_dict()), cast_dtype=torch.float32).float()
     model.load_state_dict(clip.model.state_dict(), strict=False)  # open_clip's own loader went through float16

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import one_of
-from .sharing import once
-from .towers import State, at_least_single
+from ..checks import PROTOCOLS, one_of
+from ..models.sharing import once
+from ..models.towers import State, at_least_single
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
-PROTOCOLS = ("paper", "corrected")
+METRICS = list(HIGHER_IS_BETTER)
 
 
 def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:

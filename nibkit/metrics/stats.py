@@ -8,10 +8,18 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .benchmark import METRICS, intervals
-from .metrics import HIGHER_IS_BETTER
+from .confidence import HIGHER_IS_BETTER, METRICS
 
 CONTROLS = ("random", "centre")
+
+
+def intervals(values: np.ndarray, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Percentile bootstrap of the mean over axis 0: (2, columns). Columns of equal n share their draws of rows."""
+    n = len(values)
+    if not n:
+        return np.full((2, values.shape[1]), np.nan)
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    return np.quantile(draws @ values / n, [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> dict[str, float]:

@@ -19,11 +19,11 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-from . import data
-from .models import load
-from .narrowing import Bottleneck, Path, bend, exact_rule, gauss, path
+from .. import data
+from ..methods.nib import Bottleneck, Path, bend, exact_rule, gauss, path
+from ..models.clip import load
+from ..models.towers import ragged
 from .theory import bottlenecks
-from .towers import ragged
 
 PASSES = {"riemann": (10, 20, 50), "gauss": (10, 20, 50), "exact": (7, 10, 14, 20, 32)}
 TUNED = 24  # the first so many scenes-captions, on which the exact rule's constants were chosen, are no evidence

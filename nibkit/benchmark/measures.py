@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from . import localisation, perturbation
-from .benchmark import CONFIDENCE, Measure
-from .metrics import confidence
+from ..metrics import localisation, perturbation
+from ..metrics.confidence import confidence
+from .runner import CONFIDENCE, Measure
 
 # Ground truth; see localisation.truth.
 TRUTH = Measure("truth", localisation.COLUMNS, lambda *args: localisation.truth(*args[:-1]))

@@ -22,9 +22,9 @@ import torch
 from scipy import stats
 from skimage.metrics import structural_similarity
 
-from .attribution import Attribution, min_max, upsample
-from .ranking import mean_interval
-from .sharing import shared
+from ..attribution import Attribution, min_max, upsample
+from ..metrics.stats import mean_interval
+from ..models.sharing import shared
 
 PARTS = ("image", "text")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from ..towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
-from .files import WAIT, absent, ask_hub, patience, read
+from .files import absent, ask_hub, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
+from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
 
 
 def _then(*steps):

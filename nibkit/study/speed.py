@@ -24,13 +24,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
+from ..attribution import Attribution
+from ..checks import one_of
+from ..methods import METHODS
+from ..metrics.confidence import confidence
+from ..models.sharing import shared
+from ..plots import COLOURS
 from . import efficiency
-from .attribution import Attribution
-from .checks import one_of
-from .methods import METHODS
-from .metrics import confidence
-from .plots import COLOURS
-from .sharing import shared
 
 DTYPES = ("float32", "tf32", "bf16")
 PLAN = {  # label -> (name of METHODS, options): the paper's eight, rise with fewer masks, and the certified integral

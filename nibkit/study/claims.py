@@ -2,34 +2,10 @@
 
 import pandas as pd
 
-from .metrics import HIGHER_IS_BETTER
-from .paths import bundled
+from ..benchmark.paper import table
+from ..metrics.confidence import HIGHER_IS_BETTER
 
 BETTER = {**HIGHER_IS_BETTER, "fps": True}
-PAPER_ROLE = {  # data set -> whose place it takes in the paper's tables
-    "scenes-objects": "imagenet",
-    "scenes-captions": "flickr8k",
-    "conceptual_captions": "conceptual_captions",
-    "tiny-imagenet": "imagenet",
-    "flickr8k": "flickr8k",
-}
-PAPER_PAIRS = {"conceptual_captions": 2000, "tiny-imagenet": 1000, "flickr8k": 1000}  # pairs that the paper measured
-
-
-def table(name: str, dataset: str | None = None) -> pd.DataFrame:
-    """One of the paper's tables, e.g. "table2_benchmark": numbers as printed there.
-
-    dataset: only its rows; one of the paper's, or one that plays its part (PAPER_ROLE). Errors: ValueError for a data set
-    that the table does not have.
-    """
-    rows = pd.read_csv(bundled(f"paper/{name}.csv"))
-    if dataset is None:
-        return rows
-    role = PAPER_ROLE.get(dataset, dataset)
-    if role not in set(rows.dataset):
-        known = ", ".join(dict.fromkeys([*PAPER_ROLE, *rows.dataset.unique()]))
-        raise ValueError(f"dataset {dataset!r} has no counterpart in the paper's {name}; those that have one: {known}")
-    return rows[rows.dataset == role]
 
 
 def gains() -> pd.DataFrame:

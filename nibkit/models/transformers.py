@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torchvision import transforms
 
-from ..towers import Block, ImageTower, Pool, State, TextTower, norm
 from .files import ask_hub, read
 from .tokenizers import BPE, Missing, Pretrained
+from .towers import Block, ImageTower, Pool, State, TextTower, norm
 
 
 def _projections(a) -> tuple:

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..paths import WAIT
+
 STORAGES = {
     "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
     "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
-WAIT = 10  # seconds for an answer from the network
 
 
 def absent(what: str, where: str, error: Exception) -> OSError:

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from .backends import openai as openai_backend
-from .backends.files import read
-from .checks import one_of
-from .data.pictures import upright_rgb
-from .paths import bundled
+from ..checks import one_of
+from ..data.pictures import upright_rgb
+from ..paths import bundled
+from . import openai as openai_backend
+from .files import read
 from .towers import ImageTower, Layer, TextTower
 
 NAMES = (
@@ -236,6 +237,14 @@ class Clip:
         return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
 
+def checksum(clip) -> str:
+    """CRC-32 of all weights, 8 hexadecimal digits: which model made a table, whatever its file is called."""
+    crc = 0
+    for tensor in clip.model.state_dict().values():
+        crc = zlib.crc32(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy(), crc)
+    return f"{crc:08x}"
+
+
 def pick_device(device: str = "auto") -> torch.device:
     """"auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
     if device != "auto":
@@ -291,9 +300,9 @@ def _source(name: str, pretrained: bool):
     if name in openai_backend.ARCHITECTURES:
         return lambda: openai_backend.of_name(name, pretrained), name, openai_backend
     if name.startswith("hf:") or (path / "config.json").is_file():
-        from .backends import transformers as backend
+        from . import transformers as backend
     elif name.startswith("open_clip:") or (path / "open_clip_config.json").is_file():
-        from .backends import open_clip as backend
+        from . import open_clip as backend
     elif path.is_dir():
         return _source(str(_only_checkpoint(path)), pretrained)
     elif path.is_file():

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from scipy.interpolate import Akima1DInterpolator, CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from .attribution import Attribution, as_arrays, method
-from .checks import number, one_of, whole
-from .towers import Layer, State, Tower, ragged
+from ..attribution import Attribution, as_arrays, method
+from ..checks import number, one_of, whole
+from ..models.towers import Layer, State, Tower, ragged
 
 
 class Path(NamedTuple):

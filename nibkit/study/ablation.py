@@ -13,11 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .benchmark import METRICS
-from .claims import table as paper_table
-from .methods import METHODS
-from .metrics import HIGHER_IS_BETTER
-from .ranking import decided, holm, rank_correlation
+from ..benchmark.paper import table as paper_table
+from ..methods import METHODS
+from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
+from ..metrics.stats import decided, holm, rank_correlation
 
 TABLES = {  # option of the method -> its name in the paper's tables, and the tables that vary it
     "steps": ("num_steps", ("table3_num_steps", "table6_num_steps_expanded")),
@@ -40,7 +39,7 @@ def by_setting(rows: pd.DataFrame, setting: str) -> pd.DataFrame:
 def paper(setting: str, dataset: str) -> pd.DataFrame:
     """The paper's means of the four metrics at each value of `setting` ("steps", "layer" or "beta"), tables joined.
 
-    dataset: one of the paper's, or one that plays its part (claims.PAPER_ROLE).
+    dataset: one of the paper's, or one that plays its part (benchmark.paper.PAPER_ROLE).
     """
     column, names = TABLES[setting]
     table = pd.concat([paper_table(name, dataset) for name in names]).drop_duplicates()

@@ -34,9 +34,9 @@ from urllib.parse import quote
 from PIL import Image
 from tqdm import tqdm
 
-from .checks import whole
-from .claims import PAPER_ROLE
-from .paths import SETTINGS
+from ..benchmark.paper import PAPER_ROLE
+from ..checks import whole
+from ..paths import SETTINGS
 
 try:
     import jinja2
@@ -60,7 +60,7 @@ OTHERS = (
 TABLE = re.compile(r"\bT_[0-9a-f]{5}(?![0-9a-f])")  # pandas' name for a styled table
 
 TYPES = {"int": int, "float": float, "str": str, "bool": bool, "list": list}
-PACKAGE_ROOT = Path(__file__).resolve().parent.parent
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -97,9 +97,8 @@ def subject(model: str, folder: str | None = None) -> Subject:
     Both are loaded once, so that what is missing is said before any notebook runs. Errors: those of `nibkit.load` and
     `nibkit.data.load`.
     """
-    from . import data
-    from .benchmark import checksum
-    from .models import NAMES, load
+    from .. import data
+    from ..models import NAMES, checksum, load
 
     kind, colon, place = model.rpartition(":")
     slug = model

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .checks import whole
+from ..checks import whole
 from .sharing import once, shared
-
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
 Layer = int | tuple[int, int] | None  # of both towers, of (image, text), or each tower's default

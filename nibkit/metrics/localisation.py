@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .attribution import Attribution, upsample, words
-from .data import DataError, PairDataset
-from .maps import otsu
-from .ranking import decided, holm, mean_interval, paired_p
-from .sharing import once
-from .scenes.datasets import prompt
+from ..attribution import Attribution, otsu, upsample, words
+from ..data import DataError, PairDataset
+from ..data.captions import prompt
+from ..models.sharing import once
+from .stats import decided, holm, mean_interval, paired_p
 
 IMAGE = {"pointing": True, "mass": True, "iou": True, "ap": True}  # column -> higher is better
 SIGNED = {"named": True, "other": False, "ground": None}
