@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from near import assert_near
 
 import nibkit
 from nibkit.methods.nib import nib
@@ -21,7 +22,7 @@ LAYERED = ["gradcam", "gradcam_pooled", "xgrad"]
 def close(got, want):
     """Equal within 1e-4 of the largest score."""
     want = np.asarray(want)
-    np.testing.assert_allclose(got, want, rtol=0, atol=1e-4 * np.abs(want).max())
+    assert_near(got, want)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -4,6 +4,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from near import ROUNDING, assert_near
 
 from nibkit.methods.m2ib import Noise, divergence, m2ib
 from nibkit.methods.mfaba import mfaba
@@ -98,7 +99,8 @@ def test_divergence_is_torchs():
 
 def test_m2ib_noise_is_the_published_stream():
     first = Noise(torch.Generator().manual_seed(0), [50, 50], 10, 64).draw()
-    np.testing.assert_array_equal(first[1, :1].numpy(), golden.outputs("m2ib/first_noise_image"))
+    # torch turns the same uniform numbers into normal ones with the processor's own log and cosine
+    np.testing.assert_allclose(first[1, :1].numpy(), golden.outputs("m2ib/first_noise_image"), rtol=0, atol=1e-5)
     want = [torch.randn(2, n, 8, generator=torch.Generator().manual_seed(3)) for n in (5, 3)]
     got = Noise(torch.Generator().manual_seed(3), [5, 3], 2, 8).draw()
     assert (got[0] == want[0]).all() and (got[1, :, :3] == want[1]).all() and (got[1, :, 3:] == 0).all()
@@ -138,19 +140,19 @@ def test_batches_do_not_leak(golden_clip, golden_pair, function, options):
     pixels, ids = golden_pair
     together, thin = (function(golden_clip, pixels, ids, batch_size=n, **options) for n in (25, 1))
     assert [len(t) for t in together.text] == [len(i) for i in ids]
-    assert same(together, thin, atol=2e-5 * abs(together.image).max())
+    assert same(together, thin, atol=2e-5 * abs(together.image).max() + ROUNDING)
     for k in range(4):
         alone = function(golden_clip, pixels[k : k + 1], ids[k : k + 1], **options)
         scale = abs(alone.image).max()
         np.testing.assert_allclose(together.image[k] / scale, alone.image[0] / scale, rtol=0, atol=2e-5)
-        np.testing.assert_allclose(together.text[k], alone.text[0], rtol=0, atol=2e-5 * abs(alone.text[0]).max())
+        assert_near(together.text[k], alone.text[0], 2e-5)
 
 
 @pytest.mark.parametrize(("function", "options"), BOTH, ids=name)
 def test_what_follows_the_readout_has_no_effect(golden_clip, golden_pair, function, options):
     pixels, ids = golden_pair[0][:1], golden_pair[1][0]
     plain, longer = (function(golden_clip, pixels, [i], **options).text[0] for i in (ids, torch.cat([ids, ids[1:4]])))
-    np.testing.assert_allclose(longer[: len(ids)], plain, rtol=0, atol=2e-5 * abs(plain).max())
+    assert_near(longer[: len(ids)], plain, 2e-5)
     assert longer[len(ids) :].tolist() == [0, 0, 0]
 
 
