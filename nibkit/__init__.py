@@ -6,15 +6,11 @@
 >>> nibkit.explain(clip, pair.image, "a cat").image.shape  # patch scores; .text has the words'
 (1, 7, 7)
 
-- The paper: `nibkit.narrowing` (NIB itself), `nibkit.convergence`, `nibkit.theory`, `nibkit.claims`, `nibkit.deviations`,
-  `nibkit.related`.
-- Arguments: `nibkit.checks`.
-- Models: `nibkit.models`, `nibkit.towers`, `nibkit.backends`, `nibkit.sharing`.
-- Scores: `nibkit.methods`, `nibkit.attribution`, `nibkit.maps`, `nibkit.interop`, `nibkit.explorer`.
+- Models: `nibkit.models`, CLIPs that can be cut.
+- Scores: `nibkit.methods` (`nibkit.methods.nib` is the paper), `nibkit.attribution`, `nibkit.interop`, `nibkit.explorer`.
+- Evidence: `nibkit.metrics`, `nibkit.benchmark`, and `nibkit.study`, what single notebooks ask.
 - Data: `nibkit.data`, `nibkit.scenes`, `nibkit.paths`.
-- Evidence: `nibkit.metrics`, `nibkit.localisation`, `nibkit.perturbation`, `nibkit.sanity`, `nibkit.measures`,
-  `nibkit.benchmark`, `nibkit.ranking`, `nibkit.ablation`, `nibkit.efficiency`, `nibkit.speed`.
-- Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.colab`, `nibkit.commands`.
+- Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.commands`. Arguments: `nibkit.checks`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,7 +21,7 @@ from . import data, metrics
 from .attribution import Attribution
 from .checks import one_of
 from .methods import METHODS
-from .models.clip import Clip, load
+from .models import Clip, load
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics"]

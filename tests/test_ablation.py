@@ -7,7 +7,7 @@ from scipy import stats
 
 import nibkit
 from nibkit import benchmark, data
-from nibkit.benchmark.runner import METRICS
+from nibkit.metrics import METRICS
 from nibkit.study import ablation
 
 

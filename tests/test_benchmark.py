@@ -20,8 +20,7 @@ from scipy import stats
 import nibkit
 from nibkit import benchmark
 from nibkit.attribution import method
-from nibkit.benchmark import measures, runner
-from nibkit.benchmark.runner import METRICS, beside_paper, run, style, summary
+from nibkit.benchmark import METRICS, batch, beside_paper, measures, run, style, summary
 
 METHODS = {"nib": ("nib", {"steps": 3}), "nib 2": ("nib", {"steps": 2}), "random": ("random", {})}
 TEXTS = ["a dog", "a cat and a dog", 'a "red", round bus', "two birds on the water"]
@@ -161,8 +160,8 @@ def test_cut_anywhere_it_ends_with_the_same_table(golden_clip, undisturbed, tmp_
     content, settings = out.read_bytes(), out.with_name("rows.csv.settings.json").read_bytes()
     ends = [m.end() for m in re.finditer(b"\n", content)]
     cuts = [20, ends[0] + 40, ends[4], ends[12] - 1, ends[15] + 30, len(content) - 1, len(content)]
-    ran, results = [], runner._results
-    monkeypatch.setattr(runner, "_results", lambda *a: ran.append(a) or results(*a))
+    ran, results = [], batch._results
+    monkeypatch.setattr(batch, "_results", lambda *a: ran.append(a) or results(*a))
     for cut in cuts:
         file = tmp_path / f"{cut}.csv"
         file.write_bytes(content[:cut])

@@ -9,10 +9,8 @@ import pytest
 from PIL import Image
 
 import nibkit
-from nibkit import benchmark
 from nibkit.__main__ import main
-from nibkit.benchmark import runner
-from nibkit.benchmark.runner import run
+from nibkit.benchmark import cluster, run
 from nibkit.data import DataError
 
 dask, distributed = pytest.importorskip("dask"), pytest.importorskip("distributed")
@@ -69,7 +67,7 @@ def test_a_worker_is_killed_in_the_middle(client, golden_clip, tmp_path):
 
 def test_the_model_is_held_once(client, golden_clip):
     go(golden_clip, Pairs(map(Pair, range(8))), client=client)
-    found = client.run(lambda: runner._model.cache_info())
+    found = client.run(lambda: cluster._model.cache_info())
     assert all(info.currsize == 1 and info.misses == 1 for info in found.values())
 
 
@@ -83,7 +81,7 @@ def test_a_worker_without_the_model_or_with_another_says_so(client, golden_clip,
         patch.setitem(golden_clip.source, "name", f"hf:{tmp_path / 'gone'}")
         with pytest.raises(RuntimeError, match=r"worker .* cannot load 'hf:.*gone'"):
             go(golden_clip, Pairs([Pair(0)]), client=client)
-    monkeypatch.setattr(runner, "checksum", lambda clip: "12345678")
+    monkeypatch.setattr(cluster, "checksum", lambda clip: "12345678")
     with pytest.raises(RuntimeError, match="its weights are others"):
         go(golden_clip, Pairs([Pair(0)]), client=client)
 

@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nibkit.reports import colab
-from nibkit.reports import runner as reports
+from nibkit.reports.clean import clean, export
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -67,7 +67,7 @@ def test_a_notebook_without_title_is_refused():
 
 
 def test_papermill_reads_type_default_and_help_from_a_form_field(tmp_path):
-    nbformat.write(reports.clean(colab.prepare(notebook(), "01_x.ipynb", "some/fork")), tmp_path / "01_x.ipynb")
+    nbformat.write(clean(colab.prepare(notebook(), "01_x.ipynb", "some/fork")), tmp_path / "01_x.ipynb")
     found = papermill.inspect_notebook(tmp_path / "01_x.ipynb")
     assert {name: (p["inferred_type_name"], p["default"]) for name, p in found.items()} == {
         "n": ("int", "3"), "rate": ("float", "0.5"), "label": ("str", '"x"'), "layers": ("list", "[3, 9]")
@@ -103,5 +103,5 @@ def test_the_first_cell_does_nothing_where_nibkit_is_installed(monkeypatch):
 
 
 def test_a_report_page_shows_the_badge_as_text():
-    page = reports._export(colab.prepare(notebook(), "01_x.ipynb", "some/fork"), "x")
+    page = export(colab.prepare(notebook(), "01_x.ipynb", "some/fork"), "x")
     assert ">Open in Colab</a>" in page and "colab-badge.svg" not in page

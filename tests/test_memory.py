@@ -1,6 +1,5 @@
 """batch_size as a budget: as many rows as fit, the same numbers, mistakes refused."""
 
-import numpy as np
 import pytest
 from near import assert_near
 

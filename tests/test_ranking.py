@@ -7,7 +7,7 @@ from scipy import stats
 
 from nibkit import benchmark
 from nibkit.benchmark.paper import table as paper_table
-from nibkit.benchmark.runner import METRICS
+from nibkit.metrics import METRICS
 from nibkit.metrics import stats as ranking
 
 HIGHER = {"up": True, "down": False}

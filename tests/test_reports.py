@@ -18,11 +18,14 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from PIL import Image
 
 from nibkit import __main__ as cli
-from nibkit import load
+from nibkit import load, paths
 from nibkit.commands import NAMES
 from nibkit.models import checksum
-from nibkit.reports import runner as reports
-from nibkit.reports.runner import RUNS, clean, code_and_data, fingerprint, plan, refresh, run_reports
+from nibkit.reports import index, parameters, runner
+from nibkit.reports.clean import clean
+from nibkit.reports.hashes import code_and_data, fingerprint
+from nibkit.reports.parameters import RUNS, plan
+from nibkit.reports.runner import refresh, run_reports
 
 PARAMETERS = """n: int = 3  # rows
 rate: float = 0.5  # of something
@@ -68,13 +71,13 @@ def made(tmp_path_factory):
     noise = "import sys\nprint('noise', file=sys.stderr)\nx = 1"
     notebook(root / "notebooks", "02_bad", noise, "# divide\nx / 0", TABLE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reports, "RUNS", {"01_good": [{"label": "a"}, {"label": "b/<i>", "n": 5}]})
+        patch.setattr(parameters, "RUNS", {"01_good": [{"label": "a"}, {"label": "b/<i>", "n": 5}]})
         records = run_reports(root / "notebooks", root / "reports", jobs=2)
     return root, {record["name"]: record for record in records}
 
 
 def test_the_table_of_runs_names_notebooks_that_exist():
-    folder = reports.PACKAGE_ROOT / "notebooks"
+    folder = paths.PACKAGE.parent / "notebooks"
     if not folder.is_dir():
         pytest.skip("an installed wheel has no notebooks")
     assert [stem for stem in RUNS if not (folder / f"{stem}.ipynb").exists()] == []
@@ -214,7 +217,7 @@ def test_plan_selects_names_and_merges_runs(tmp_path, monkeypatch):
     folder = notebook(tmp_path / "notebooks", "03_bench", parameters='dataset: str = "x"')
     notebook(folder, "04_other")
     notebook(folder, "scratch")
-    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"dataset": "a"}, {"dataset": "b"}]})
+    monkeypatch.setattr(parameters, "RUNS", {"03_bench": [{"dataset": "a"}, {"dataset": "b"}]})
 
     def names(**options):
         return [run.name for run in plan(folder, **options)]
@@ -228,7 +231,7 @@ def test_plan_selects_names_and_merges_runs(tmp_path, monkeypatch):
         names(only=("05",))
     with pytest.raises(ValueError, match="no selected notebook has a parameter 'n'"):
         names(only=("03",), parameters={"n": 1})
-    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"data": "a"}]})
+    monkeypatch.setattr(parameters, "RUNS", {"03_bench": [{"data": "a"}]})
     with pytest.raises(ValueError, match="03_bench has no parameter 'data'; it has dataset: str"):
         names()
 
@@ -317,7 +320,7 @@ def test_clean_strips_the_traces_of_execution_and_is_idempotent():
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(reports, "PACKAGE_ROOT", tmp_path)
+    monkeypatch.setattr(paths, "PACKAGE", tmp_path / "nibkit")
     return tmp_path
 
 
@@ -340,7 +343,7 @@ def test_command_line(checkout, monkeypatch, capsys):
         given.update(options, folder=folder, out=out)
         return finished[: 1 + len(options["only"])]
 
-    monkeypatch.setattr(reports, "run_reports", record)
+    monkeypatch.setattr(runner, "run_reports", record)
     assert cli.main(["reports"]) == 0
     assert given["folder"] == checkout / "notebooks" and given["out"] == checkout / "reports"
     assert cli.main("reports --only 01 -p n 2 -p rate -1 --jobs 2 --out x --force".split()) == 1
@@ -360,14 +363,14 @@ def test_help_teaches_with_examples(arguments, capsys):
 @pytest.mark.parametrize("command", ["reports", "notebooks", "badges"])
 def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "nibkit.reports.runner")
+    monkeypatch.delitem(sys.modules, "nibkit.reports")
     assert cli.main([command]) == 2
     assert capsys.readouterr().err.endswith("papermill is missing: pip install 'nibkit[reports]'\n")
 
 
 def test_thumbnails_are_small_pictures(tmp_path):
     Image.new("RGB", (2000, 1000)).save(tmp_path / "a.png")
-    uri = reports._thumbnail(tmp_path / "a.png")
+    uri = index.thumbnail(tmp_path / "a.png")
     assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (600, 300)
 
 
@@ -432,7 +435,7 @@ def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_pat
     text = " ".join(html.unescape(re.sub("<[^>]+>", "", page)).split())
     label = f"tiny <script>alert(2), weights {weights}"
     assert f"Made with {label}; data: conceptual_captions 3 pairs, rsicd 1 pairs" in text
-    assert reports.OTHERS.split(".")[0] in text  # what the prose says was found on another model
+    assert runner.OTHERS.split(".")[0] in text  # what the prose says was found on another model
     assert text.count(f"Ours: {label}, on 3 of 3 pairs of conceptual_captions (the paper: 2,000); 5 failures") == 4
     assert "missing.png cannot be read as a picture: No such file" in text and "<script>alert(1)</script> gone" in text
     index = (out / "index.html").read_text(encoding="utf-8")
@@ -442,7 +445,7 @@ def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_pat
 
 
 def test_plan_on_a_subject(monkeypatch, tmp_path):
-    monkeypatch.setattr(reports, "RUNS", {"03_bench": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]})
+    monkeypatch.setattr(parameters, "RUNS", {"03_bench": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]})
     both = 'model: str = "scenes"\ndataset: str = "scenes-objects"'
     folder = notebook(tmp_path, "01_theory", parameters=both)
     notebook(folder, "03_bench", parameters=both)
@@ -450,7 +453,7 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
     notebook(folder, "08_remote", parameters='model: str = "scenes"\npairs: str = ""')
 
     def planned(data, **options):
-        runs = plan(folder, about=reports.Subject("M", "M", data, "M, weights 0"), **options)
+        runs = plan(folder, about=parameters.Subject("M", "M", data, "M, weights 0"), **options)
         assert {run.about for run in runs} == {"M, weights 0"}
         return {run.name: run.parameters for run in runs}
 
@@ -469,19 +472,34 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
 
 def test_other_weights_make_a_run_stale(tmp_path):
     folder = notebook(tmp_path, "01_good", TABLE)
-    prints = [fingerprint(plan(folder, about=reports.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)]
+    prints = [fingerprint(plan(folder, about=parameters.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)]
     assert prints[0] != prints[1] == prints[2]
 
 
 def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(checkpoint.parent)
-    found = reports.subject(checkpoint.name, str(sets))
+    found = parameters.subject(checkpoint.name, str(sets))
     assert (found.model, found.slug) == (str(checkpoint), "tiny-script-alert-2")
     assert found.data == {"conceptual_captions": str(sets / "cc.csv"), "rsicd": str(sets / "rsicd.csv")}
-    bundled = reports.subject("scenes")
+    bundled = parameters.subject("scenes")
     assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about.endswith("; data: the bundled drawings")
     refused = [(["--model", "ViT-Z"], "model 'ViT-Z' is neither"), (["--data", str(tmp_path)], "hold none of cc.csv")]
-    refused += [(["--data", str(sets), "--out", str(reports.PACKAGE_ROOT / "reports")], "belongs to the reports of the bundled")]
+    refused += [(["--data", str(sets), "--out", str(paths.PACKAGE.parent / "reports")], "belongs to the reports of the bundled")]
     for arguments, message in refused:
         assert cli.main(["reports", *arguments]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_overview_survives_files_that_are_being_written(tmp_path):
+    """Another notebook may be in the middle of a picture: what runs is not opened, and a broken picture ends nothing."""
+    picture = io.BytesIO()
+    Image.new("RGB", (200, 100)).save(picture, "PNG")
+    state = {"title": "T", "question": "", "parameters": {}, "about": "", "started": "2025-01-01T00:00:00+00:00"}
+    for name, status in (("01_done", "ok"), ("02_going", "running")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "whole.png").write_bytes(picture.getvalue())
+        (tmp_path / name / "half.png").write_bytes(picture.getvalue()[:40])
+        paths.save(tmp_path / ".state" / f"{name}.json", json.dumps(state | {"name": name, "status": status}))
+    page = index.write_index(tmp_path).read_text(encoding="utf-8")
+    assert 'alt="whole.png"' in page and 'alt="half.png"' not in page and "01_done/half.png" in page
+    assert "02_going" in page and "02_going/whole.png" not in page

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from nibkit import benchmark
-from nibkit.reports import runner as reports
+from nibkit.reports import parameters as reports
 
 ROOT = Path(__file__).parents[1]
 PLANNED = {run.name: run for run in reports.plan(ROOT / "notebooks")}

@@ -1,16 +1,18 @@
-"""Data set x methods -> one tidy row per (pair, method), and tables over such rows."""
+"""Data set x methods -> one tidy row per (pair, method), and tables over such rows (tests of them: nibkit.metrics.stats).
 
-from .runner import (
-    CONFIDENCE,
-    COST,
-    HIGHER_IS_BETTER,
-    METRICS,
-    Measure,
-    about,
-    beside_paper,
-    caption,
-    checksum,
-    run,
-    style,
-    summary,
-)  # fmt: skip
+A run is resumed from its file; what is made of it are tables:
+
+    rows = run(clip, data.load("scenes-objects"), ["nib", "random"], out="rows.csv")
+    style(summary(rows)), style(beside_paper(summary(rows), "scenes-objects"))
+"""
+
+from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
+from ..models import checksum
+from .batch import CONFIDENCE, COST, Measure
+from .runner import run
+from .tables import about, beside_paper, caption, style, summary
+
+__all__ = [
+    "CONFIDENCE", "COST", "HIGHER_IS_BETTER", "METRICS", "Measure", "about", "beside_paper", "caption", "checksum", "run", "style",
+    "summary",
+]  # fmt: skip

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..metrics import localisation, perturbation
 from ..metrics.confidence import confidence
-from .runner import CONFIDENCE, Measure
+from .batch import CONFIDENCE, Measure
 
 # Ground truth; see localisation.truth.
 TRUTH = Measure("truth", localisation.COLUMNS, lambda *args: localisation.truth(*args[:-1]))

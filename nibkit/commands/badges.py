@@ -21,8 +21,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
     def run(args: argparse.Namespace) -> int:
         import nbformat
 
+        from ..paths import checkout  # first: it says how to install what may be missing
         from ..reports import colab
-        from ..reports.runner import checkout  # first: it says how to install what may be missing
 
         root = checkout()
         if args.repository:

@@ -20,7 +20,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks whose name begins so")
 
     def run(args: argparse.Namespace) -> int:
-        from ..reports.runner import checkout, refresh
+        from ..paths import checkout
+        from ..reports.runner import refresh
 
         failures = refresh(checkout() / "notebooks", only=tuple(args.only))
         for name, error in failures.items():

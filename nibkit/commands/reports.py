@@ -46,7 +46,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
 
     def run(args: argparse.Namespace) -> int:
-        from ..reports.runner import checkout, run_reports, subject
+        from ..paths import checkout
+        from ..reports.parameters import subject
+        from ..reports.runner import run_reports
 
         root = checkout()
         names = [name for name, _ in args.parameters]

@@ -82,6 +82,11 @@ class Clip:
         )
 
     @property
+    def label(self) -> str:
+        """The model's name, and the dtype of its passes where that is not float32: their numbers differ."""
+        return self.name if self.dtype == torch.float32 else f"{self.name} in {str(self.dtype).removeprefix('torch.')}"
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are, and where inputs must be."""
         return self.text.embedding.device

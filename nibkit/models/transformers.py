@@ -8,12 +8,11 @@ import functools
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torchvision import transforms
 
 from .files import ask_hub, read
 from .tokenizers import BPE, Missing, Pretrained
-from .towers import Block, ImageTower, Pool, State, TextTower, norm
+from .towers import Block, ImageTower, Pool, State, TextTower
 
 
 def _projections(a) -> tuple:
