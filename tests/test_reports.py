@@ -363,7 +363,8 @@ def test_help_teaches_with_examples(arguments, capsys):
 @pytest.mark.parametrize("command", ["reports", "notebooks", "badges"])
 def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "papermill", None)
-    monkeypatch.delitem(sys.modules, "nibkit.reports")
+    for name in [name for name in sys.modules if name.startswith("nibkit.reports")]:
+        monkeypatch.delitem(sys.modules, name)
     assert cli.main([command]) == 2
     assert capsys.readouterr().err.endswith("papermill is missing: pip install 'nibkit[reports]'\n")
 

@@ -54,6 +54,7 @@ class Item(NamedTuple):
 
 
 def items(clip, job: Job) -> list[Item]:
+    """The pairs of a batch made ready."""
     return [prepare(clip, job.dataset, pair) for pair in job.pairs]
 
 
@@ -69,6 +70,7 @@ def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
 
 
 def prepare(clip, dataset: str, pair) -> Item:
+    """A pair as methods take it; what cannot be read or tokenized becomes a row with its reason in `error`."""
     row = {"dataset": dataset, "pair": str(pair.id), "text": line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
@@ -100,4 +102,5 @@ def _failed(error: Exception) -> dict:
 
 
 def line(text: object) -> str:
+    """A text without line breaks, so that a row of the table is one line."""
     return " ".join(str(text).split())

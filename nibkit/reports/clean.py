@@ -71,6 +71,7 @@ def title_and_question(notebook: Path) -> tuple[str, str]:
 
 
 def export(nb: nbformat.NotebookNode, title: str) -> str:
+    """A notebook as an HTML page that needs no network."""
     nb = copy.deepcopy(nb)
     nb.cells[0].source = re.sub(r"\[!\[(.*?)\]\(http.*?\)\]", r"[\1]", nb.cells[0].source)  # a badge is fetched, text not
     # require.js would only serve widgets, which are gone: an empty script in its place keeps the page off the network

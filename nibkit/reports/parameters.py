@@ -130,6 +130,7 @@ def select(candidates: list, names: list[str], only: tuple[str, ...]) -> list:
 
 
 def numbered(notebooks: Path) -> list[Path]:
+    """The numbered notebooks of a folder, in order; FileNotFoundError where there is none."""
     found = sorted(notebooks.glob("[0-9][0-9]_*.ipynb"))
     if not found:
         raise FileNotFoundError(f"no numbered notebook such as 01_theory.ipynb in {notebooks}")

@@ -43,13 +43,13 @@ def _environment(jobs: int) -> dict[str, str]:
     return environment
 
 
-def state_file(out: Path, name: str) -> Path:
+def _state(out: Path, name: str) -> Path:
     return out / ".state" / f"{name}.json"
 
 
-def known_record(out: Path, name: str) -> dict:
+def _record(out: Path, name: str) -> dict:
     """What is known of a run's last execution; empty where it never ran."""
-    path = state_file(out, name)
+    path = _state(out, name)
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
@@ -68,7 +68,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
             f"{socket.gethostname()} has no {run.notebook}: give every worker this checkout at the same path, such as on a "
             "shared file system"
         )
-    previous = known_record(out, run.name)
+    previous = _record(out, run.name)
     if not previous or previous["hash"] != digest:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     record["parameters"] = {name: value for name, value in run.settings.items() if name != "out"}
     record["about"] = run.about
     record["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
-    save(state_file(out, run.name), json.dumps(record, indent=1))
+    save(_state(out, run.name), json.dumps(record, indent=1))
 
     executed = folder / f"{run.name}.ipynb"
     given = dict(run.parameters)
@@ -108,7 +108,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
             nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
         nbformat.write(nb, executed)
         save(out / f"{run.name}.html", export(nb, title))
-    save(state_file(out, run.name), json.dumps(record, indent=1))
+    save(_state(out, run.name), json.dumps(record, indent=1))
     return record
 
 
@@ -139,7 +139,7 @@ def run_reports(
     shared = code_and_data(notebooks.parent)
     records, todo = {}, []
     for run in runs:
-        digest, known = fingerprint(run, shared), known_record(out, run.name)
+        digest, known = fingerprint(run, shared), _record(out, run.name)
         fresh = known.get("hash") == digest and known["status"] == "ok" and (out / f"{run.name}.html").exists()
         if fresh and not force:
             records[run.name] = known
