@@ -33,7 +33,7 @@ from .attribution import Attribution, words
 from .data import pictures
 from .methods import METHODS
 from .methods.nib import RULES
-from .models.clip import load
+from .models import load
 from .models.sharing import Memo, shared
 from .scenes import world
 

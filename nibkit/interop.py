@@ -18,7 +18,7 @@ from torch import Tensor
 from .checks import one_of, whole
 from .methods import METHODS
 from .methods.nib import paths
-from .models.clip import Clip
+from .models import Clip
 from .models.towers import Layer, ragged
 
 RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}  # Captum's name -> ours

@@ -1,4 +1,6 @@
-"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel; and what files are called."""
+"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel; what files are called, and how they
+are written whole.
+"""
 
 import os
 from collections.abc import Callable
@@ -26,7 +28,8 @@ def checkout() -> Path:
     if (root / "notebooks").is_dir():
         return root
     raise FileNotFoundError(
-        f"there is no folder notebooks/ in {root}: reports need a checkout of the repository; clone it and run the command from there"
+        f"there is no folder notebooks/ in {root}: reports need a checkout of the repository; "
+        "clone it and run the command from there"
     )
 
 

@@ -162,7 +162,7 @@ def verdicts(ax: Axes, table) -> Axes:
 
 
 def scoreboard(ax: Axes, table) -> Axes:
-    """A table of `ranking.against_controls` as a grid, methods x metrics: how far above the stronger control.
+    """A table of `stats.against_controls` as a grid, methods x metrics: how far above the stronger control.
 
     A cell holds the smaller gain; green beats every control, pink loses to one, white is neither.
     """
@@ -193,7 +193,7 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
 
 
 def by_layer(axes: Sequence[Axes], table, labels: Sequence[str]) -> Sequence[Axes]:
-    """`ranking.means` by method and layer: a panel per metric, a line per label, NIB's with its interval."""
+    """`stats.means` by method and layer: a panel per metric, a line per label, NIB's with its interval."""
     for ax, metric in zip(axes, table.index.unique("metric")):
         for label in labels:
             means = table.xs((metric, label), level=("metric", "method")).sort_index()
@@ -214,7 +214,7 @@ def ratios(ax: Axes, table, title: str = "") -> Axes:
 
 
 def ranks(ax: Axes, table, title: str = "") -> Axes:
-    """A table of `ranking.ranks` as a line per method from column to column, the best on top, named on the right."""
+    """A table of `stats.ranks` as a line per method from column to column, the best on top, named on the right."""
     places = np.arange(table.shape[1])
     taken = {}
     for method, row in table.iterrows():

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import importlib.util
 import os
 import re
 import subprocess
@@ -91,3 +92,24 @@ def test_the_sanitiser_takes_dates_paths_and_devices_and_leaves_numbers(text, le
     for section in rules.sections():
         text = re.sub(rules[section]["regex"], rules[section]["replace"], text)
     assert text == left
+
+
+@pytest.mark.parametrize(
+    ("ours", "other", "same"),
+    [
+        ("gap 0.06 %", "gap 0.07 %", True),
+        ("gap 0.06 %", "gap 0.08 %", False),
+        ("<td>1e-07</td>", "<td>8e-08</td>", True),
+        ("<td>1e-07</td>", "<td>8e-07</td>", False),
+        ("-0.00 and 1.00", "0.01 and 1.000", True),
+        ("64 pairs", "65 pairs", False),
+        ("nib 0.5", "gae 0.5", False),
+        ("0.5 0.5", "0.5", False),
+    ],
+)
+def test_outputs_agree_but_for_a_unit_of_the_last_digit(ours, other, same):
+    spec = importlib.util.spec_from_file_location("notebooks_conftest", FOLDER / "conftest.py")
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+    assert (conftest.Shown(ours) == conftest.Shown(other)) is same
+    assert (conftest.Shown(ours) != conftest.Shown(other)) is not same

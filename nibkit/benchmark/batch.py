@@ -28,6 +28,8 @@ def _confidence(clip, pairs, pixels, ids, a, protocol: str) -> pd.DataFrame:
     if table.isna().any(axis=None):
         raise ValueError("a metric is not a number")
     return table
+
+
 CONFIDENCE = Measure("confidence", HIGHER_IS_BETTER, _confidence)
 
 
@@ -53,7 +55,7 @@ class Item(NamedTuple):
     ids: torch.Tensor | None = None
 
 
-def items(clip, job: Job) -> list[Item]:
+def ready(clip, job: Job) -> list[Item]:
     """The pairs of a batch made ready."""
     return [prepare(clip, job.dataset, pair) for pair in job.pairs]
 

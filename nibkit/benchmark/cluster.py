@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 
 from ..models import checksum, load
-from .batch import Job, items, prepare, work
+from .batch import Job, prepare, ready, work
 
 _HERE = threading.Lock()
 
@@ -31,9 +31,9 @@ def _remote(source: tuple, weights: str, job: Job) -> tuple[list[list[dict]], di
             clip = _model(source, weights)
         except Exception as error:
             raise RuntimeError(f"{me} cannot load {dict(source)['name']!r}: {error}") from None
-    found = items(clip, job)
-    unread = {item.row["pair"]: item.row["error"] for item in found if item.ids is None}
-    return list(work(clip, job, found)), unread, me
+    items = ready(clip, job)
+    unread = {item.row["pair"]: item.row["error"] for item in items if item.ids is None}
+    return list(work(clip, job, items)), unread, me
 
 
 def distributed(client, clip, jobs: Iterator[Job]) -> Iterator[list[dict]]:

@@ -40,7 +40,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         from matplotlib.figure import Figure
 
         from .. import load
-        from ..models.clip import NAMES
+        from ..models import NAMES
         from ..study import speed
 
         whole("--batch", min(args.batch))

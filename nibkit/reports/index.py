@@ -29,7 +29,9 @@ def thumbnail(path: Path) -> str:
 
 
 def write_index(out: Path) -> Path:
-    """Write out/index.html, a page that needs no other file: every run known below `out`, with links to the files of those that ended, and thumbnails."""
+    """Write out/index.html, a page that needs no other file: every run known below `out`, and links and thumbnails of what
+    those that ended have left.
+    """
     runs = []
     for state in sorted((out / ".state").glob("*.json")):
         run = json.loads(state.read_text(encoding="utf-8"))

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..data.captions import prompt
+from ..paths import replace
 from . import world
 
 WIDTH, BLOCKS, CONTEXT, VOCABULARY = 128, 12, 77, 49408
@@ -198,8 +199,8 @@ def train(folder: Path, recipe: Recipe = Recipe(), device: str = "cpu", workers:
             ends.append({k: v.clone() for k, v in model.state_dict().items()})
         if done % every == 0 or done == len(batches):
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done}
-            torch.save({**state, "ends": ends, "recipe": vars(recipe)}, checkpoint.with_suffix(".part"))
-            checkpoint.with_suffix(".part").replace(checkpoint)
+            state |= {"ends": ends, "recipe": vars(recipe)}
+            replace(checkpoint, lambda part, state=state: torch.save(state, part))
             bar.write(f"step {done}  loss {loss.item():.3f}  zero-shot {zero_shot(model):.3f}")
     if ends:
         model.load_state_dict({k: sum(end[k] for end in ends) / len(ends) for k in ends[0]})

@@ -63,7 +63,7 @@ def trend(
 
     Columns: settings, n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (its
     bootstrap interval over our pairs; the paper's means are taken as they are), p (over the settings;
-    `ranking.rank_correlation`), p_holm (over the metrics), verdict ("with" or "against" where the interval is without 0
+    `stats.rank_correlation`), p_holm (over the metrics), verdict ("with" or "against" where the interval is without 0
     and p_holm < 1 - level, which takes six settings; else "open"), best_ours and best_paper (the setting with the best
     mean).
     """

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from .. import data
 from ..methods.nib import Bottleneck, Path, bend, exact_rule, gauss, path
-from ..models.clip import load
+from ..models import load
 from ..models.towers import ragged
 from .theory import bottlenecks
 

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..methods.nib import Bottleneck, path
-from ..models import openai
-from ..models.clip import Clip
+from ..models import Clip, openai
 from ..models.towers import State, Tower
 
 # ---- Theorem 1: information grows with lam
