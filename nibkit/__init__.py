@@ -33,7 +33,8 @@ def explain(
     """Score the patches and tokens of one pair, or of several, by a method of METHODS.
 
     image: PIL picture(s); text: as many texts. One picture with several texts, or one text with several pictures, is repeated.
-    options: the method's own, such as layer=9, steps=10, rule="exact". Errors: ValueError, TypeError.
+    options: the method's own, such as layer=9, steps=10, rule="exact"; one that it has no use for is refused here, though
+    not by METHODS[method], which a benchmark gives the same options as all others. Errors: ValueError, TypeError.
 
     >>> clip, pair = load("scenes"), data.load("cat-and-dog")[0]
     >>> a = explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
@@ -42,9 +43,10 @@ def explain(
     >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0)?
     [True, True]
     """
-    one_of("method", method, METHODS)
-    several = lambda given: isinstance(given, Iterable) and not isinstance(given, str)  # noqa: E731
-    images, texts = (list(given) if several(given) else [given] for given in (image, text))
+    METHODS[one_of("method", method, METHODS)].refuse_unused(options)
+    images, texts = (
+        list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given] for given in (image, text)
+    )
     if not images or not texts:
         raise ValueError("there is no picture or no text; give one or more of both")
     if any(isinstance(t, str) and not t.strip() for t in texts):

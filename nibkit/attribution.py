@@ -1,8 +1,5 @@
 """What every method returns, and how scores become heat maps and word scores."""
 
-import functools
-import inspect
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,10 +8,6 @@ import torch
 import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
-
-from .checks import PROTOCOLS, one_of, whole
-from .models.sharing import shared, timed
-from .models.towers import bytes_of
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -103,69 +96,6 @@ class Attribution:
     def word_scores(self) -> list[np.ndarray]:
         """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does."""
         return [min_max(t) for t in self.text]
-
-
-def _batch_size(name: str, value: object) -> int | str:
-    try:
-        return whole(name, value)
-    except ValueError:
-        bytes_of(value)  # whose sentence names all that is allowed
-        return value
-
-
-COMMON = {  # option -> its check; "layer" is checked with the model
-    "steps": whole,
-    "protocol": functools.partial(one_of, allowed=PROTOCOLS),
-    "seed": functools.partial(whole, least=0, most=2**32 - 1),
-    "batch_size": _batch_size,
-}
-
-
-def method(function=None, *, attention: bool = False, layers: Callable | None = None, **checks: Callable):
-    """Make `function(clip, pixels, ids, **options) -> Attribution` a method of nibkit.
-
-    Every method takes `layer` and the COMMON options and ignores those it has no use for; any other unknown option is
-    refused. batch_size bounds memory, not results: rows at once, or a budget (`Tower.rows_at_once`), by default "auto".
-    Inputs are checked before work starts, and `info` gains the pair's share of the seconds that the method takes by
-    itself: what it found computed (`sharing`) is counted in.
-
-    attention: the method reads the blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the
-    pair that reaches the function; `Clip.layers` by default. checks: an option of the function's own -> its check, (name,
-    value) -> value or a ValueError, as in `checks`. The method's attribute `check`, (clip, options) -> the options as they
-    reach the function, checks them without a run: ValueError, or TypeError for an unknown one.
-    """
-    if function is None:
-        return functools.partial(method, attention=attention, layers=layers, **checks)
-    takes = {p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    known = COMMON | checks
-
-    def check(clip, options: Mapping) -> dict:
-        allowed = {"layer", *COMMON, *takes}
-        if unknown := sorted(options.keys() - allowed):
-            said = f"method {function.__name__!r} has no option {unknown[0]!r}"
-            raise TypeError(f"{said}; it takes {', '.join(sorted(allowed))}")
-        found = {name: known[name](name, value) if name in known else value for name, value in options.items()}
-        layer = options.get("layer")
-        found["layer"] = layers(clip, layer) if layers else clip.layers(layer)
-        return {name: value for name, value in found.items() if name in takes}
-
-    @functools.wraps(function)
-    def run(clip, pixels, ids, **options):
-        options = check(clip, options)
-        for tower in (clip.image, clip.text) if attention else ():
-            if tower.unattended:
-                raise ValueError(
-                    f"{function.__name__} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}; "
-                    "nib, m2ib, rise, gradcam, gradcam_pooled, xgrad and mfaba do without"
-                )
-        clip.check(pixels, ids)
-        with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
-            result = function(clip, pixels, ids, **options)
-        result.info["seconds"] = clock.seconds / len(pixels)
-        return result
-
-    run.check = check
-    return run
 
 
 def as_arrays(scores: list[torch.Tensor]) -> list[np.ndarray]:

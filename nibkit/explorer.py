@@ -10,7 +10,6 @@ import argparse
 import functools
 import gc
 import html
-import inspect
 import io
 import statistics
 import time
@@ -202,7 +201,7 @@ class Explorer(widgets.HBox):
         """Answer what the controls say now."""
         if self._quiet:
             return
-        takes = inspect.signature(METHODS[self.method.value]).parameters
+        takes = METHODS[self.method.value].takes
         for name, control in self._options().items():
             control.disabled = name not in takes
         self.text_layer.disabled = self.layer.disabled
@@ -257,6 +256,7 @@ class Explorer(widgets.HBox):
                 self._quiet = False
                 self.picture.value = label
 
+    @plots.themed()
     def _draw(self, result: Result, below: float = 0.0) -> Figure:
         """Picture and map, with `below` inches left free under them."""
         width, height = 7.6, 3.55 + below
@@ -278,7 +278,7 @@ class Explorer(widgets.HBox):
         return fig
 
     def _unit(self, of: str) -> str:
-        unit = plots.UNITS.get(self.method.value)
+        unit = METHODS[self.method.value].unit
         return f"{unit} / {of}" if unit else "no unit"
 
     def _words(self, result: Result) -> str:
@@ -304,6 +304,7 @@ class Explorer(widgets.HBox):
             rows.append((f"F(Z) without the {name}", f"{cosine:.4f} ({cosine - result.cosine:+.4f})", ""))
         return [*rows, ("cost", f"{info.passes:g} passes, {1000 * info.seconds:.0f} ms", "")]
 
+    @plots.themed()
     def figure(self) -> Figure:
         """What the panel shows, as a figure for a report: picture, map, words, F(Z), F(0), gap and cost."""
         result = self.result()

@@ -3,7 +3,9 @@
 Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from colorsys import hls_to_rgb
+from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,28 +15,44 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import FigureBase
 
+from .methods import METHODS
+
 SIGNED = "RdBu_r"
-ORDER = ("nib", "m2ib", "rise", "gradcam", "chefer", "saliency", "mfaba", "fastig")  # the paper's eight
-LATER = ("gae", "gradcam_pooled", "xgrad", "grad_eclip", "legrad")
-_palette = sns.color_palette("colorblind", 10)
-COLOURS = {
-    **dict(zip(ORDER, [*_palette[:7], _palette[9]])),
-    **dict(zip(LATER, sns.color_palette("dark", 10)[1:6])),
-    "centre": (0.45, 0.45, 0.45),
-    "random": (0.7, 0.7, 0.7),
+_colorblind = sns.color_palette("colorblind", 10)
+PALETTE = [*_colorblind[:7], _colorblind[9], *sns.color_palette("dark", 10)[1:6]]  # of methods, in the order of METHODS
+
+
+def colour(method: str) -> str | tuple[float, float, float]:
+    """A method's colour, the same everywhere: the one it declares, or else the next of PALETTE, and after its end a hue of its own.
+
+    There is one for every method of METHODS; any other name is grey.
+    """
+    if method not in METHODS or METHODS[method].colour:
+        return METHODS[method].colour if method in METHODS else "0.6"
+    place = [name for name, known in METHODS.items() if not known.colour].index(method)
+    return PALETTE[place] if place < len(PALETTE) else hls_to_rgb(place * GOLDEN % 1, 0.4, 0.6)
+
+
+GOLDEN = 0.618034  # steps of this part of the colour circle come near to no earlier one
+RULES = {  # NIB's quadrature rules in NIB's colour, the more broken the less they know; the oracle in the controls' grey
+    "exact": {"color": colour("nib"), "ls": "-"},
+    "gauss": {"color": colour("nib"), "ls": "--"},
+    "riemann": {"color": colour("nib"), "ls": ":"},
+    "oracle": {"color": colour("centre"), "ls": "-."},
 }
-RULES = {  # NIB's quadrature rules: its own colour, more broken the less they know; the oracle in the controls' grey
-    "exact": {"color": COLOURS["nib"], "ls": "-"},
-    "gauss": {"color": COLOURS["nib"], "ls": "--"},
-    "riemann": {"color": COLOURS["nib"], "ls": ":"},
-    "oracle": {"color": COLOURS["centre"], "ls": "-."},
-}
-UNITS = {  # of a patch's or a word's score; the methods' own docstrings say why
-    **dict.fromkeys(("nib", "rise", "gradcam", "chefer", "mfaba", "fastig", "gradcam_pooled", "xgrad"), "cosine"),
-    "m2ib": "nats",
-    **dict.fromkeys(("saliency", "grad_eclip", "legrad"), "cosine / attention"),
-}
-sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
+
+
+def theme() -> None:
+    """Set seaborn's white grid and our resolutions for all figures that follow."""
+    sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
+
+
+@contextmanager
+def themed() -> Iterator[None]:
+    """`theme` for the figures inside only."""
+    with plt.rc_context():
+        theme()
+        yield
 
 
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
@@ -123,7 +141,7 @@ def pair(
 def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
     """One metric of a benchmark summary as bars with their intervals, one colour per method."""
     low, high = summary[f"{column}_low"], summary[f"{column}_high"]
-    colours = [COLOURS.get(m.split()[0], (0.6, 0.6, 0.6)) for m in summary.index]
+    colours = [colour(m.split()[0]) for m in summary.index]
     error = np.maximum(0, [summary[column] - low, high - summary[column]])
     ax.barh(list(summary.index), summary[column], xerr=error, color=colours, error_kw={"lw": 1})
     ax.yaxis.set_inverted(True)  # first method on top, also where Axes share the axis
@@ -134,7 +152,7 @@ def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
 def style(label: str) -> dict[str, str]:
     """A line's colour and dashes: the method's own colour, dashed for a variant of it ("nib exact")."""
     name, _, variant = label.partition(" ")
-    return {"color": COLOURS[name], "ls": "--" if variant else "-"}
+    return {"color": colour(name), "ls": "--" if variant else "-"}
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
@@ -206,7 +224,7 @@ def by_layer(axes: Sequence[Axes], table, labels: Sequence[str]) -> Sequence[Axe
 
 def ratios(ax: Axes, table, title: str = "") -> Axes:
     """The column `ratio` of a table as `dots` on a log scale, with a line at 1."""
-    dots(ax, table, "ratio", title, color=COLOURS["nib"])
+    dots(ax, table, "ratio", title, color=colour("nib"))
     ax.axvline(1, color="0.3", lw=1)
     ax.set(xscale="log", xticks=[0.2, 0.5, 1, 2, 5], xticklabels=["0.2", "0.5", "1", "2", "5"])
     ax.minorticks_off()

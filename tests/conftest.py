@@ -25,3 +25,12 @@ def golden_pair():
 def scenes():
     """The bundled model."""
     return nibkit.load("scenes", device="cpu")
+
+
+@pytest.fixture(autouse=True)
+def methods_as_they_were():
+    """What a test registers is gone after it."""
+    before = dict(nibkit.METHODS)
+    yield
+    nibkit.METHODS.clear()
+    nibkit.METHODS.update(before)

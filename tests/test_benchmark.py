@@ -19,7 +19,7 @@ from scipy import stats
 
 import nibkit
 from nibkit import benchmark
-from nibkit.attribution import method
+from nibkit.methods import method
 from nibkit.benchmark import METRICS, batch, beside_paper, measures, run, style, summary
 
 METHODS = {"nib": ("nib", {"steps": 3}), "nib 2": ("nib", {"steps": 2}), "random": ("random", {})}
@@ -117,7 +117,7 @@ def test_broken_pairs_become_rows_and_the_others_go_on(golden_clip):
 def _picky(kind):
     """`random`, but the text "a dog" makes it raise."""
 
-    @method
+    @method()
     def picky(clip, pixels, ids, *, seed=0):
         if any(torch.equal(i, clip.tokenize(["a dog"])[0]) for i in ids):
             raise kind("not\nthis one")
@@ -127,7 +127,7 @@ def _picky(kind):
 
 
 def test_a_method_that_fails_costs_only_its_pair(golden_clip, monkeypatch):
-    monkeypatch.setitem(nibkit.METHODS, "picky", _picky(RuntimeError))
+    _picky(RuntimeError)
     rows = go(golden_clip, pairs(6), methods=["picky", "random"])
     picky, random = (rows[rows.method == m].reset_index(drop=True) for m in ("picky", "random"))
     assert list(picky.error) == ["RuntimeError: not this one", "", "", "", "RuntimeError: not this one", ""]
@@ -137,7 +137,7 @@ def test_a_method_that_fails_costs_only_its_pair(golden_clip, monkeypatch):
 
 
 def test_an_interrupt_passes_through_and_the_run_goes_on(golden_clip, monkeypatch, tmp_path):
-    monkeypatch.setitem(nibkit.METHODS, "picky", _picky(KeyboardInterrupt))
+    _picky(KeyboardInterrupt)
     dataset = pairs(4)[1:] + pairs(1)  # the bad one last
     out = tmp_path / "rows.csv"
     with pytest.raises(KeyboardInterrupt):
@@ -295,7 +295,7 @@ def test_a_mended_caption_is_tried_again_by_some_of_the_methods(golden_clip, tmp
 
 def test_what_failed_is_tried_again(golden_clip, tmp_path, monkeypatch):
     """And nothing that was done is lost or done again: other rows keep their seconds."""
-    monkeypatch.setitem(nibkit.METHODS, "picky", _picky(RuntimeError))
+    _picky(RuntimeError)
     out, dataset = tmp_path / "rows.csv", pairs(4)
     dataset[2] = Broken(2)
     before = go(golden_clip, dataset, out, methods=["random", "picky"])

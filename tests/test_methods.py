@@ -1,15 +1,23 @@
 """What all methods share: shapes, ranges, refusals, and no trace left on the model."""
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 import nibkit
+import nibkit.benchmark
+from nibkit import checks, plots
+from nibkit.methods import registry
+from nibkit.metrics import stats
 from nibkit.models.towers import Tower
 
 METHODS = sorted(nibkit.METHODS)
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}}
-LAYERED = {"nib", "m2ib", "gradcam", "gradcam_pooled", "xgrad"}
+LAYERED = {name for name, method in nibkit.METHODS.items() if "layer" in method.takes}
 
 
 def run(name, clip, pair, **options):
@@ -106,3 +114,66 @@ def test_layer_of_each_tower_by_itself(name, golden_clip, golden_pair):
         np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-4)
     with pytest.raises(ValueError, match=r"layer=12 is not in 0\.\.11 of this 12-block text tower"):
         run(name, golden_clip, golden_pair, layer=(9, 12))
+
+
+def test_what_the_registry_says_of_a_method_is_so(golden_clip):
+    assert LAYERED == {"nib", "m2ib", "gradcam", "gradcam_pooled", "xgrad"}
+    assert {name for name, method in nibkit.METHODS.items() if method.attention} == {
+        "chefer", "saliency", "fastig", "gae", "grad_eclip", "legrad"
+    }
+    assert nibkit.METHODS["m2ib"].unit == "nats" and nibkit.METHODS["gae"].unit is None
+    with pytest.raises(ValueError, match="there is a method 'nib' in nibkit.methods.nib; give yours another name"):
+        registry.method()(_named("nib"))
+
+
+def _named(name):
+    def function(clip, pixels, ids):
+        return nibkit.METHODS["centre"](clip, pixels, ids)
+
+    function.__name__ = name
+    return function
+
+
+def test_explain_refuses_an_option_without_effect_and_a_benchmark_does_not(golden_clip):
+    picture = Image.new("RGB", (64, 64), "red")
+    with pytest.raises(ValueError, match="method 'chefer' has no use for layer=0; it takes batch_size; methods with layer: nib, m2ib"):
+        nibkit.explain(golden_clip, picture, "a dog", method="chefer", layer=0)
+    with pytest.raises(ValueError, match="'centre' has no use for steps=3; it takes no option; methods with steps: nib, m2ib, mfaba"):
+        nibkit.explain(golden_clip, picture, "a dog", method="centre", steps=3)
+    assert len(run("chefer", golden_clip, (golden_clip.preprocess(picture), golden_clip.tokenize("a dog")), layer=0)) == 1
+
+
+def test_a_method_of_a_few_lines_goes_all_the_way(scenes):
+    """Registered at run time: explained, benchmarked, summarised, compared, drawn and shown beside all others."""
+
+    @registry.method(unit="pixels", weight=checks.number)
+    def brightness(clip, pixels, ids, *, layer=None, weight=1.0):
+        """Brighter patches and later words."""
+        image = weight * np.float32([clip.picture(x).mean(-1).reshape(7, 32, 7, 32).mean((1, 3)) for x in pixels])
+        cost = pd.DataFrame({"passes": [0] * len(ids)})
+        return nibkit.Attribution(image, [np.arange(len(i), dtype=np.float32) for i in ids], clip.image.size, cost)
+
+    pairs = nibkit.data.load("scenes-captions")[:4]
+    assert nibkit.explain(scenes, pairs[0].image, pairs[0].text, "brightness", weight=2).image.max() > 0
+    with pytest.raises(ValueError, match="weight=-1 is not >= 0"):
+        nibkit.explain(scenes, pairs[0].image, pairs[0].text, "brightness", weight=-1)
+    rows = nibkit.benchmark.run(scenes, pairs, ["brightness", "xgrad", "centre"], options={"layer": 9}, progress=False)
+    assert (rows.error == "").all() and len(rows) == 12
+    summary = nibkit.benchmark.summary(rows)
+    assert list(summary.index) == ["brightness", "xgrad", "centre"] and (summary.n == 4).all()
+    assert stats.compare(rows, "brightness").best_other.isin(["xgrad", "centre"]).all()
+    assert "brightness" in nibkit.benchmark.style(summary).to_html()
+    fig, ax = plt.subplots()
+    line = plots.line(ax, summary.set_index("n"), "image_drop", **plots.style("brightness")).lines[0]
+    colours = [plots.colour(name) for name in nibkit.METHODS]
+    assert line.get_color() == plots.colour("brightness") and len(set(map(str, colours))) == len(colours)
+    plt.close(fig)
+
+
+def test_any_number_of_methods_have_colours_of_their_own():
+    for k in range(12):
+        registry.method()(_named(f"toy{k}"))
+    colours = np.array([to_rgb(plots.colour(name)) for name in nibkit.METHODS])
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + np.eye(len(colours))
+    assert apart.min() > 0.05
+    assert plots.colour("no method") == "0.6"

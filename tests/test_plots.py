@@ -58,7 +58,7 @@ def test_ranks_draw_a_line_per_method(ax):
     plots.ranks(ax, table)
     assert [line.get_ydata().tolist() for line in ax.lines] == table.to_numpy().tolist()
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-"]
-    assert ax.lines[0].get_color() == ax.lines[1].get_color() == plots.COLOURS["nib"]
+    assert ax.lines[0].get_color() == ax.lines[1].get_color() == plots.colour("nib")
     assert {(text.get_text(), text.get_position()[1]) for text in ax.texts} == {("nib", 3), ("nib exact, rise", 1.5)}
     assert labels(ax.get_xticklabels()) == ["drop", "drop corrected"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # rank 1 on top

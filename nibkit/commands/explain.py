@@ -10,8 +10,8 @@ from . import DRAWN, Run, writable
 def command(parser: argparse.ArgumentParser) -> Run:
     """score a photo's patches and a text's words: what speaks for their match, and what against it
 
-    Prints each text's cosine with the photo and its words with their scores, in thousandths of cosine: positive for the
-    match, negative against it. --out draws them; red is for the match, blue against it.
+    Prints each text's cosine with the photo and its words with their scores, in thousandths of the method's unit (NIB's is the
+    cosine): positive for the match, negative against it. --out draws them; red is for the match, blue against it.
 
     examples:
 
@@ -41,22 +41,25 @@ def command(parser: argparse.ArgumentParser) -> Run:
         from ..data.pictures import read
 
         photo = read(Path(args.photo))
-        one_of("method", args.method, nibkit.METHODS)
+        options = {} if args.layer is None else {"layer": args.layer}
+        method = nibkit.METHODS[one_of("method", args.method, nibkit.METHODS)]
+        method.refuse_unused(options)
         if args.out:
             writable("--out", args.out, *DRAWN)
         if args.json and args.json != "-":
             writable("--json", args.json)
         clip = nibkit.load(args.model, args.device)
-        found = nibkit.explain(clip, photo, args.texts, args.method, layer=args.layer)
+        found = nibkit.explain(clip, photo, args.texts, args.method, **options)
         facts = _facts(clip, photo, args.texts, found, args.boxes)
         if args.out:
-            _draw(args.out, clip, photo, found, facts)
+            _draw(args.out, clip, photo, found, facts, f"thousandths of {method.unit or 'a score'} / patch")
         if args.json != "-":
             for fact in facts:
                 print(_sentences(fact))
         if args.json:
             head = {"photo": args.photo, "model": clip.name, "method": args.method, "size": found.size}
-            head["layer"] = dict(zip(("image", "text"), clip.layers(args.layer)))
+            if "layer" in method.takes:
+                head["layer"] = dict(zip(("image", "text"), clip.layers(args.layer)))
             text = json.dumps(head | {"texts": facts}, indent=1, ensure_ascii=False)
             print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
         return 0
@@ -99,7 +102,7 @@ def _sentences(fact: dict) -> str:
     return "\n".join(lines)
 
 
-def _draw(file: str, clip, photo, found, facts: list[dict]) -> None:
+def _draw(file: str, clip, photo, found, facts: list[dict], unit: str) -> None:
     """A row for each text: the picture that the model saw, its map, its words."""
     import matplotlib
 
@@ -108,6 +111,7 @@ def _draw(file: str, clip, photo, found, facts: list[dict]) -> None:
 
     from .. import plots
 
+    plots.theme()
     picture, maps = clip.picture(clip.preprocess(photo)[0]), 1000 * found.signed_map()
     limits = abs(maps).max(), max((abs(score) for fact in facts for _, score in fact["words"]), default=0)
     fig, rows = plt.subplots(
@@ -115,7 +119,7 @@ def _draw(file: str, clip, photo, found, facts: list[dict]) -> None:
     )
     for axes, fact, scores in zip(rows, facts, maps):
         plots.picture(axes[0], picture, fact["caption"])
-        plots.overlay(axes[1], picture, scores, limits[0], unit="thousandths of cosine / patch")
+        plots.overlay(axes[1], picture, scores, limits[0], unit=unit)
         plots.text(axes[2], fact["words"], limits[1], title=f"cosine {fact['F(Z)']:.3f}")
         for x0, y0, x1, y1 in fact.get("boxes", []):
             axes[0].add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow", lw=2))

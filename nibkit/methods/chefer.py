@@ -11,11 +11,12 @@ Chefer et al. (ICCV 2021) roll this out over all blocks; the published baseline 
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ._gradient import explain_by_attention
+from .registry import method
 
 
-@method(attention=True)
+@method(unit="cosine", attention=True)
 def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Chefer scores of B pairs as the NIB paper's code computes them: last block only, no roll-out.
 

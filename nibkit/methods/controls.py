@@ -6,14 +6,15 @@
 import numpy as np
 import pandas as pd
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
+from .registry import method
 
 
 def _info(n: int) -> pd.DataFrame:
     return pd.DataFrame({"passes": np.zeros(n, int)})
 
 
-@method
+@method(colour="0.7")
 def random(clip, pixels, ids, *, seed: int = 0) -> Attribution:
     """Uniform scores in [0, 1] from a generator of its own: same seed, same scores; pair k's do not depend on the batch."""
     draws = [np.random.default_rng([seed, *i.tolist()]) for i in ids]
@@ -22,7 +23,7 @@ def random(clip, pixels, ids, *, seed: int = 0) -> Attribution:
     return Attribution(image, text, clip.image.size, _info(len(ids)))
 
 
-@method
+@method(colour="0.45")
 def centre(clip, pixels, ids) -> Attribution:
     """A Gaussian bump in the middle of the picture (sigma a quarter of its side); 1 for every token but BOS and EOS."""
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in clip.image.grid)

@@ -11,11 +11,12 @@ Input x gradient proper is `xgrad`.
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ._gradient import explain_by_attention
+from .registry import method
 
 
-@method(attention=True)
+@method(unit="cosine", attention=True)
 def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention x gradient of B pairs, image and text, as the NIB paper's code computes its Fast-IG baseline.
 

@@ -14,8 +14,9 @@ formed from the last block down.
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ._gradient import attention, explain
+from .registry import method
 
 
 @method(attention=True)

@@ -10,12 +10,13 @@ Grad-CAM (Selvaraju et al., ICCV 2017) pools G over all places first; the publis
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ..models.towers import Layer
 from ._gradient import behind, explain, slope
+from .registry import method
 
 
-@method(layers=behind)
+@method(unit="cosine", layers=behind)
 def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 

@@ -10,12 +10,13 @@ The mean runs over the patches (CLS is no place in the picture), and over a text
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ..models.towers import Layer
 from ._gradient import behind, explain, scored, slope
+from .registry import method
 
 
-@method(layers=behind)
+@method(unit="cosine", layers=behind)
 def gradcam_pooled(
     clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
 ) -> Attribution:

@@ -15,12 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ..models.towers import Pool
 from ._gradient import explain, only_allowed, seen
+from .registry import method
 
 
-@method(attention=True)
+@method(unit="cosine / attention", attention=True)
 def legrad(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """LeGrad scores of B pairs, image and text (Bousselham et al., ICCV 2025).
 

@@ -19,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays, method
+from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
 from ..models.towers import Layer, State, Tower, ragged
 from ._gradient import behind, seen
+from .registry import method
 
 OPEN = 5.0  # alpha at the start
 
@@ -72,7 +73,7 @@ def optimise(
     return (divergence(alpha.detach(), h) * alive).sum(2)
 
 
-@method(layers=behind, beta=number, lr=partial(number, zero=False), samples=whole)
+@method(unit="nats", layers=behind, beta=number, lr=partial(number, zero=False), samples=whole)
 def m2ib(
     clip,
     pixels: Tensor,

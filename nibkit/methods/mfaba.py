@@ -19,9 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays, method
+from ..attribution import Attribution, as_arrays
 from ..checks import number
 from ..models.towers import State, Tower, ragged
+from .registry import method
 
 
 def walk(
@@ -44,7 +45,7 @@ def walk(
     return torch.cat(scores)
 
 
-@method(step_size=partial(number, zero=False))
+@method(unit="cosine", step_size=partial(number, zero=False))
 def mfaba(
     clip,
     pixels: Tensor,

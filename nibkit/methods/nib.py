@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from scipy.interpolate import Akima1DInterpolator, CubicSpline, PchipInterpolator
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays, method
+from ..attribution import Attribution, as_arrays
 from ..checks import number, one_of, whole
 from ..models.towers import Layer, State, Tower, ragged
+from .registry import method
 
 
 class Path(NamedTuple):
@@ -248,7 +249,7 @@ def _rule(name: str, value: object) -> str | None:
     return value if value is None else one_of(name, value, RULES)
 
 
-@method(rule=_rule, tol=number, max_passes=partial(whole, least=2))
+@method(unit="cosine", rule=_rule, tol=number, max_passes=partial(whole, least=2))
 def nib(
     clip,
     pixels: Tensor,

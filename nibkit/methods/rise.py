@@ -23,9 +23,10 @@ import torch.nn.functional as F
 from scipy.ndimage import zoom
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays, method
+from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
 from ..models.towers import State, at_least_single, ragged
+from .registry import method
 
 
 def cell(size: int, grid: int) -> int:
@@ -76,7 +77,7 @@ def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: 
     return torch.where(seen > 0, (total - mean * seen) / seen, 0.0)
 
 
-@method(masks=whole, text_masks=whole, grid=whole, probability=partial(number, zero=False, most=1))
+@method(unit="cosine", masks=whole, text_masks=whole, grid=whole, probability=partial(number, zero=False, most=1))
 def rise(
     clip, pixels: Tensor, ids: list[Tensor], *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1,
     grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int | str = "auto"

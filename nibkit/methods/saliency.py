@@ -10,11 +10,12 @@ The saliency map of Simonyan et al. (2014) is |dc / d pixel|; the NIB paper's co
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ._gradient import explain_by_attention
+from .registry import method
 
 
-@method(attention=True)
+@method(unit="cosine / attention", attention=True)
 def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention saliency of B pairs, image and text, as the NIB paper's code computes it.
 

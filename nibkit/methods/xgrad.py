@@ -10,12 +10,13 @@ slope at Z alone.
 
 from torch import Tensor
 
-from ..attribution import Attribution, method
+from ..attribution import Attribution
 from ..models.towers import Layer
 from ._gradient import explain, slope
+from .registry import method
 
 
-@method
+@method(unit="cosine")
 def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
     """Input x gradient of B pairs at the state that enters block `layer`, image and text.
 

@@ -24,7 +24,7 @@ from ..checks import one_of
 from ..methods import METHODS
 from ..methods.rise import cell, image_masks, last_place, word_masks
 from ..models.towers import State, Tower, ragged
-from ..plots import COLOURS
+from ..plots import colour
 
 IMPLEMENTATIONS = ("published", "nibkit")
 
@@ -324,17 +324,17 @@ def cost_quality(ax: Axes, points: pd.DataFrame, metric: str) -> Axes:
     points: index method; columns seconds, METRIC, METRIC_low, METRIC_high.
     """
     points, gap = points.sort_values(metric), 0.09  # between names, as a part of the height
-    colours = [COLOURS[label.split()[0]] for label in points.index]
-    for (_, row), colour in zip(points.iterrows(), colours):
+    colours = [colour(label.split()[0]) for label in points.index]
+    for (_, row), shade in zip(points.iterrows(), colours):
         error = [[row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]]
-        ax.errorbar(row.seconds, row[metric], error, fmt="o", color=colour, elinewidth=1.2)
+        ax.errorbar(row.seconds, row[metric], error, fmt="o", color=shade, elinewidth=1.2)
     ax.set(xscale="log", xlabel="seconds per pair", ylabel=f"{metric.replace('_', ' ')}, points (lower is better)")
     low, high = ax.get_ylim()
     steps = gap * np.arange(len(points))  # each name at its point's height, or as far above as the one below needs
     places = np.maximum.accumulate((points[metric] - low) / (high - low) - steps) + steps
     places = np.minimum(places, 1 - steps[::-1])
-    for label, place, colour in zip(points.index, places, colours):
-        line = {"arrowstyle": "-", "color": colour, "lw": 0.8, "alpha": 0.6, "relpos": (0, 0.5)}
+    for label, place, shade in zip(points.index, places, colours):
+        line = {"arrowstyle": "-", "color": shade, "lw": 0.8, "alpha": 0.6, "relpos": (0, 0.5)}
         at = {"xytext": (1.06, place), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
-        ax.annotate(label, points.loc[label, ["seconds", metric]], color=colour, arrowprops=line, **at)
+        ax.annotate(label, points.loc[label, ["seconds", metric]], color=shade, arrowprops=line, **at)
     return ax

@@ -29,7 +29,7 @@ from ..checks import one_of
 from ..methods import METHODS
 from ..metrics.confidence import confidence
 from ..models.sharing import shared
-from ..plots import COLOURS
+from ..plots import colour
 from . import efficiency
 
 DTYPES = ("float32", "tf32", "bf16")
@@ -287,4 +287,4 @@ def draw(axes: Sequence[Axes], table: pd.DataFrame) -> None:
 
 
 def _points(ax: Axes, x: pd.Series, y: pd.Series, low: pd.Series, high: pd.Series, form: str) -> None:
-    ax.errorbar(x, y, [y - low, high - y], fmt=form, color=COLOURS["nib"], elinewidth=1)
+    ax.errorbar(x, y, [y - low, high - y], fmt=form, color=colour("nib"), elinewidth=1)

@@ -1,0 +1,105 @@
+"""What makes a function a method of nibkit: `@method(unit="cosine")` checks its options and puts it into METHODS.
+
+A method is one file with one decorated function, and one line in `nibkit/methods/__init__.py`. What others ask about it
+follows from the decorator and the function's signature: its unit, its use of attention and of a layer, its colour.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+
+import torch
+
+from ..checks import PROTOCOLS, one_of, whole
+from ..models.sharing import shared, timed
+from ..models.towers import bytes_of
+
+METHODS: dict[str, Callable] = {}  # name -> method(clip, pixels, ids, **options) -> Attribution, as they were registered
+
+
+def _batch_size(name: str, value: object) -> int | str:
+    try:
+        return whole(name, value)
+    except ValueError:
+        bytes_of(value)  # whose sentence names all that is allowed
+        return value
+
+
+COMMON = {  # option -> its check; "layer" is checked with the model
+    "steps": whole,
+    "protocol": functools.partial(one_of, allowed=PROTOCOLS),
+    "seed": functools.partial(whole, least=0, most=2**32 - 1),
+    "batch_size": _batch_size,
+}
+
+
+def method(
+    *,
+    unit: str | None = None,
+    attention: bool = False,
+    layers: Callable | None = None,
+    colour: str | None = None,
+    **checks: Callable,
+) -> Callable[[Callable], Callable]:
+    """Make `function(clip, pixels, ids, *, ...) -> Attribution` a method of nibkit: METHODS[function.__name__].
+
+    Every method takes `layer` and the COMMON options and ignores those it has no use for, so that a benchmark can give
+    the same to all; any other unknown option is refused. batch_size bounds memory, not results: rows at once, or a budget
+    (`Tower.rows_at_once`), by default "auto". Inputs are checked before work starts, and `info` gains the pair's share of
+    the seconds that the method takes by itself: what it found computed (`sharing`) is counted in.
+
+    unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads the
+    blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the pair that reaches the function;
+    `Clip.layers` by default. colour: in figures; None for the next one of the palette. checks: an option of the
+    function's own -> its check, (name, value) -> value or a ValueError, as in `checks`.
+
+    Attributes of the method: unit, attention and colour as above; takes, the names of the options it has a use for;
+    check(clip, options) -> the options as they reach the function, checked without a run: ValueError, or TypeError for
+    an unknown one; refuse_unused(options): a ValueError where there are some that it would ignore.
+    """
+
+    def register(function: Callable) -> Callable:
+        name = function.__name__
+        takes = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
+        known = COMMON | checks
+
+        def check(clip, options: Mapping) -> dict:
+            allowed = {"layer", *COMMON, *takes}
+            if unknown := sorted(options.keys() - allowed):
+                said = f"method {name!r} has no option {unknown[0]!r}"
+                raise TypeError(f"{said}; it takes {', '.join(sorted(allowed))}")
+            found = {o: known[o](o, value) if o in known else value for o, value in options.items()}
+            layer = options.get("layer")
+            found["layer"] = layers(clip, layer) if layers else clip.layers(layer)
+            return {o: value for o, value in found.items() if o in takes}
+
+        def refuse_unused(options: Mapping) -> None:
+            for o in sorted(options.keys() & {"layer", *COMMON} - set(takes)):
+                users = ", ".join(other for other, found in METHODS.items() if o in found.takes)
+                raise ValueError(
+                    f"method {name!r} has no use for {o}={options[o]!r}; it takes {', '.join(takes) or 'no option'}; "
+                    f"methods with {o}: {users}"
+                )
+
+        @functools.wraps(function)
+        def run(clip, pixels, ids, **options):
+            options = check(clip, options)
+            for tower in (clip.image, clip.text) if attention else ():
+                if tower.unattended:
+                    free = ", ".join(other for other, found in METHODS.items() if not found.attention)
+                    said = f"{name} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}"
+                    raise ValueError(f"{said}; {free} do without")
+            clip.check(pixels, ids)
+            with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
+                result = function(clip, pixels, ids, **options)
+            result.info["seconds"] = clock.seconds / len(pixels)
+            return result
+
+        if name in METHODS and METHODS[name].__module__ != function.__module__:
+            raise ValueError(f"there is a method {name!r} in {METHODS[name].__module__}; give yours another name")
+        run.unit, run.attention, run.colour = unit, attention, colour
+        run.takes, run.check, run.refuse_unused = takes, check, refuse_unused
+        METHODS[name] = run
+        return run
+
+    return register
