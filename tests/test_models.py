@@ -2,6 +2,7 @@
 
 import copy
 import socket
+import types
 
 import golden
 import huggingface_hub
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 import nibkit
 from nibkit import models
+from nibkit.models.transform import Transform
 
 
 def test_golden_features(golden_clip, golden_pair):
@@ -111,7 +113,7 @@ def looking(request, scenes):
         return scenes, "shortest"
     cfg = PreprocessCfg(size=96, mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.7), resize_mode=request.param)
     other = copy.copy(scenes)
-    other._transform = image_transform_v2(cfg, is_train=False)
+    other._transform = Transform(image_transform_v2(cfg, is_train=False), request.param, cfg.mean, cfg.std)
     return other, request.param
 
 
@@ -157,6 +159,29 @@ def test_pick_device():
     for device in ("toaster", "cuda:99"):
         with pytest.raises(ValueError, match=f"device='{device}' cannot be used here .*; take 'cpu', or 'auto'"):
             models.pick_device(device)
+
+
+def test_a_backend_declares_itself(scenes, monkeypatch, capsys):
+    """One more entry of BACKENDS is loaded, listed, looked at and explained without a change anywhere else."""
+    from nibkit.__main__ import main
+
+    def of_name(name, pretrained):
+        eyes = Transform(scenes._transform, "squash", scenes._transform.mean, scenes._transform.std)
+        return copy.deepcopy(scenes.model), eyes, scenes._tokenizer, name.removeprefix("toy:")
+
+    toy = types.SimpleNamespace(
+        NAMES=(), FORMS={"toy:NAME": "a toy"}, matches=lambda name, path: name.startswith("toy:"), of_name=of_name,
+        towers=models.openai.towers, here=lambda: ["toy:bear"],
+    )
+    monkeypatch.setattr(models.clip, "BACKENDS", (toy, *models.clip.BACKENDS))
+    clip = models.load("toy:bear", device="cpu")
+    assert clip.name == "bear" and clip.seen(np.zeros((3, 5))).shape == (3, 5) and scenes.seen(np.zeros((3, 5))).shape == (3, 3)
+    picture = Image.new("RGB", (224, 224), (200, 100, 50))
+    np.testing.assert_allclose(clip.picture(clip.preprocess(picture)[0])[0, 0], np.array([200, 100, 50]) / 255, atol=1e-6)
+    assert nibkit.explain(clip, picture, "a cat", steps=2).image.any()
+    assert main(["models"]) == 0
+    shown = capsys.readouterr().out
+    assert "toy:NAME                      a toy\n" in shown and "toy:bear" in shown.splitlines()[-1]
 
 
 def test_the_command_says_what_loads_and_what_is_here(tmp_path, monkeypatch, capsys):

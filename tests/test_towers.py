@@ -26,7 +26,7 @@ def openai_clip():
     for p in model.parameters():  # the initial weights are too small for a wrong order of operations to show
         if p.ndim == 1:
             p.data += 0.1 * torch.randn_like(p)
-    return models.Clip("small", model, openai_backend, openai_backend._transform(64), BPE(), torch.device("cpu"))
+    return models.Clip("small", model, openai_backend, openai_backend.transform(64), BPE(), torch.device("cpu"))
 
 
 def shaken(model, seed=1):
@@ -66,7 +66,7 @@ def siglip(naflex=False):
 
 
 def on_transformers(model):
-    transform = openai_backend._transform(64)
+    transform = openai_backend.transform(64)
     return models.Clip(type(model).__name__, model, transformers_backend, transform, BPE(), torch.device("cpu"))
 
 

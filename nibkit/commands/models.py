@@ -4,17 +4,6 @@ import argparse
 
 from . import Run
 
-FORMS = """\
-  scenes                        bundled with nibkit
-  {names}
-                                OpenAI's clip package; downloaded into {cache}
-  open_clip:ARCH/TAG            open_clip's ViT and ResNet CLIPs, CoCa, SigLIP; downloaded into {hub}
-  open_clip:ARCH/FILE           a file of open_clip's, bare weights or a training checkpoint
-  hf:NAME                       transformers' CLIPModel, SiglipModel, Siglip2Model; downloaded into {hub}
-  FOLDER                        what model.save_pretrained left, or one with open_clip_config.json
-  FILE.pt, FILE.safetensors     a state dict or JIT archive with OpenAI's key names"""
-
-
 def command(parser: argparse.ArgumentParser) -> Run:
     """what nibkit.load can load, which weights are on this machine, and where it looks for them
 
@@ -28,17 +17,14 @@ def command(parser: argparse.ArgumentParser) -> Run:
     """
 
     def run(args: argparse.Namespace) -> int:
-        import os
-        from pathlib import Path
+        from ..models.clip import BACKENDS
+        from ..models.files import hub_folder
 
-        from ..models.openai import ARCHITECTURES, CACHE, filename
-
-        hub = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub")
-        print("nibkit.load(NAME), NAME being one of\n" + FORMS.format(names=", ".join(ARCHITECTURES), cache=CACHE, hub=hub))
-        here = [name for name in ARCHITECTURES if (Path(CACHE) / filename(name)).is_file()]
-        folders = sorted(Path(hub).expanduser().glob("models--*"))
-        here += [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
-        print(f"\non this machine: {', '.join(['scenes', *here])}")
+        print("nibkit.load(NAME), NAME being one of")
+        for backend in reversed(BACKENDS):
+            for form, said in backend.FORMS.items():
+                print(f"  {form:<30}" + ("" if len(form) < 30 else f"\n{'':<32}") + said.format(hub=hub_folder()))
+        print(f"\non this machine: {', '.join(dict.fromkeys(name for backend in reversed(BACKENDS) for name in backend.here()))}")
         return 0
 
     return run

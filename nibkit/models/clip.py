@@ -15,21 +15,15 @@ from torch import Tensor
 
 from ..checks import one_of
 from ..data.pictures import upright_rgb
-from ..paths import bundled
-from . import openai as openai_backend
-from .files import read
+from . import open_clip, openai, transformers
 from .towers import ImageTower, Layer, TextTower
 
-NAMES = (
-    "scenes",
-    *openai_backend.ARCHITECTURES,
-    "open_clip:ARCH/TAG",
-    "open_clip:ARCH/FILE",
-    "hf:FOLDER-OR-NAME",
-    "FOLDER",
-    "FILE.pt",
-    "FILE.safetensors",
-)
+# A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help; {hub} is
+# the hub's cache); NAMES, those among them that are whole names; matches(name, path), whether a name has another of these
+# forms; of_name(name, pretrained) -> (model, Transform, tokenizer, label); towers(model) -> (ImageTower, TextTower); and
+# here(), what is on this machine. Those that know a kind of folder by its configuration come first.
+BACKENDS = (transformers, open_clip, openai)
+NAMES = tuple(form for backend in reversed(BACKENDS) for forms in backend.FORMS for form in forms.split(", "))
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES, torch.float64)
 
@@ -124,8 +118,7 @@ class Clip:
 
     def picture(self, pixels: Tensor) -> np.ndarray:
         """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""
-        normalize = next(step for step in self._transform.transforms if hasattr(step, "mean"))
-        return np.clip(pixels.cpu().numpy().transpose(1, 2, 0) * np.float32(normalize.std) + np.float32(normalize.mean), 0, 1)
+        return self._transform.undo(pixels.cpu().numpy())
 
     def seen(self, mask: np.ndarray) -> np.ndarray:
         """The part of a picture's mask (H, W) that the model sees, at the mask's resolution: cut as `preprocess` cuts the picture.
@@ -133,15 +126,7 @@ class Clip:
         CLIP looks at the square in the middle, SigLIP at all of it; a model that pads pictures gets a padded mask. A map that
         meets the mask is enlarged to what this returns: `Attribution.signed_map(seen.shape)`.
         """
-        steps = {type(step).__name__ for step in self._transform.transforms}
-        if "CenterCropOrPad" in steps:  # open_clip's, behind a resize of the long side
-            margins = [max(mask.shape) - n for n in mask.shape]
-            return np.pad(mask, [(m // 2, m - m // 2) for m in margins])
-        if "CenterCrop" not in steps:
-            return mask
-        side = min(mask.shape)
-        top, left = ((n - side) // 2 for n in mask.shape)
-        return mask[top : top + side, left : left + side]
+        return self._transform.seen(mask)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
@@ -287,9 +272,9 @@ def load(
         one_of("dtype", str(dtype).removeprefix("torch."), [str(d).removeprefix("torch.") for d in DTYPES])
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
-    make, label, backend = _source(name, pretrained)
+    backend = _backend(name)
     with _seeded(not pretrained):
-        model, transform, tokenizer = make()
+        model, transform, tokenizer, label = backend.of_name(name, pretrained)
     label += "" if pretrained else " (random weights)"
     model = model.double() if dtype == torch.float64 else model.float()
     clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
@@ -297,53 +282,15 @@ def load(
     return clip
 
 
-def _source(name: str, pretrained: bool):
-    """(function that makes model, transform and tokenizer; what to call it; backend)."""
-    path = Path(name)
-    if name == "scenes":
-        return _of_file(bundled("scenes/model.safetensors")), name, openai_backend
-    if name in openai_backend.ARCHITECTURES:
-        return lambda: openai_backend.of_name(name, pretrained), name, openai_backend
-    if name.startswith("hf:") or (path / "config.json").is_file():
-        from . import transformers as backend
-    elif name.startswith("open_clip:") or (path / "open_clip_config.json").is_file():
-        from . import open_clip as backend
-    elif path.is_dir():
-        return _source(str(_only_checkpoint(path)), pretrained)
-    elif path.is_file():
-        return _of_file(path), path.stem, openai_backend
-    else:
-        raise ValueError(f"model {name!r} is neither a file nor a folder nor one of: {', '.join(NAMES)}")
-    source = name.removeprefix("hf:").removeprefix("open_clip:")
-    return lambda: backend.of_name(source, pretrained), Path(source).name if path.is_dir() else source, backend
-
-
-def _only_checkpoint(folder: Path) -> Path:
-    files = sorted(f for f in folder.iterdir() if f.suffix in (".pt", ".pth", ".bin", ".safetensors"))
-    if len(files) == 1:
-        return files[0]
-    raise FileNotFoundError(
-        f"the folder {folder} has neither config.json (transformers) nor open_clip_config.json (open_clip), and "
-        f"{len(files) or 'no'} checkpoint files; name one file"
-    )
-
-
-def _of_file(path: Path):
-    """A checkpoint with OpenAI's own key names: .safetensors, a state dict, or a JIT archive."""
-
-    def make():
-        state = read(path)
-        if any(name.startswith(("vision_model.", "text_model.")) for name in state):
-            if (path.parent / "config.json").is_file():
-                raise ValueError(f"{path} is a transformers checkpoint: load its folder, nibkit.load({str(path.parent)!r})")
-            raise ValueError(f"{path} is a transformers checkpoint without the config.json that belongs beside it")
-        if any(name.startswith(("visual.trunk.", "text.", "text_decoder.")) for name in state):
-            raise ValueError(f"{path} is an open_clip checkpoint: say its architecture, nibkit.load('open_clip:ARCH/{path}')")
-        if "visual.proj" not in state and "visual.attnpool.c_proj.weight" not in state:
-            raise ValueError(f"{path} has no 'visual.proj': it is not a checkpoint in OpenAI CLIP's format")
-        return openai_backend.of_state(state)
-
-    return make
+def _backend(name: str):
+    """The module of BACKENDS that loads `name`: the one whose very name it is, or else the first that knows such a thing."""
+    for backend in BACKENDS:
+        if name in backend.NAMES:
+            return backend
+    for backend in BACKENDS:
+        if backend.matches(name, Path(name)):
+            return backend
+    raise ValueError(f"model {name!r} is neither a file nor a folder nor one of: {', '.join(NAMES)}")
 
 
 @contextlib.contextmanager

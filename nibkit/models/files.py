@@ -1,6 +1,7 @@
 """Checkpoint files, read without running anything that is stored in them, and what to say where there is none."""
 
 import contextlib
+import os
 import pickle
 import socket
 import zipfile
@@ -52,6 +53,17 @@ def ask_hub(repository: str, what: str, where: str) -> None:
     except Exception as error:  # each release has another family of them
         folder = f"the folder models--{repository.replace('/', '--')} of its cache into {huggingface_hub.constants.HF_HUB_CACHE}"
         raise absent(what, f"{folder}; or {where}", error) from error
+
+
+def hub_folder() -> Path:
+    """The cache that the hub's libraries share, here or not."""
+    folder = os.environ.get("HF_HUB_CACHE") or os.path.join(os.environ.get("HF_HOME", "~/.cache/huggingface"), "hub")
+    return Path(folder).expanduser()
+
+
+def hub_models() -> list[str]:
+    """Names on the hub that its cache has a folder of."""
+    return [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))]
 
 
 def read(path: Path) -> dict[str, Tensor]:

@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 
 from .files import absent, ask_hub, patience, read
+from .files import hub_models as here
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
+from .transform import Transform
 from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
 
 
@@ -176,9 +178,21 @@ def towers(model) -> tuple[ImageTower, TextTower]:
 
 # ---- loading
 
+NAMES = ()
+FORMS = {
+    "open_clip:ARCH/TAG": "open_clip's ViT and ResNet CLIPs, CoCa, SigLIP; downloaded into {hub}",
+    "open_clip:ARCH/FILE": "a file of open_clip's, bare weights or a training checkpoint",
+}
 
-def of_name(source: str, pretrained: bool):
-    """"ARCH/TAG", "ARCH/FILE", "hf-hub:NAME" or a folder with open_clip_config.json -> (model, transform, tokenizer)."""
+
+def matches(name: str, path: Path) -> bool:
+    """An architecture of open_clip's with its weights, or a folder with open_clip's configuration."""
+    return name.startswith("open_clip:") or (path / "open_clip_config.json").is_file()
+
+
+def of_name(name: str, pretrained: bool):
+    """ARCH/TAG, ARCH/FILE, hf-hub:NAME or a folder with open_clip_config.json -> (model, transform, tokenizer, label)."""
+    source = name.removeprefix("open_clip:")
     try:
         import open_clip
     except ImportError as error:
@@ -216,8 +230,9 @@ def of_name(source: str, pretrained: bool):
         model = open_clip.create_model(architecture) if pretrained else model
     elif pretrained:
         _fill(open_clip, model, Path(file))
-    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    return model, transform, _tokenizer(open_clip, architecture)
+    cfg = PreprocessCfg(**model.visual.preprocess_cfg)
+    transform = Transform(image_transform_v2(cfg, is_train=False), cfg.resize_mode, cfg.mean, cfg.std)
+    return model, transform, _tokenizer(open_clip, architecture), Path(source).name if Path(source).is_dir() else source
 
 
 def _weights(open_clip, architecture: str, tag: str) -> str:

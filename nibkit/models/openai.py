@@ -1,6 +1,7 @@
 """OpenAI's `clip` package (on PyPI: rf-clip; `clip` there is another program): ViT and ResNet."""
 
 import os
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +9,10 @@ from clip import load as download_and_load
 from clip.clip import _transform
 from clip.model import CLIP, build_model
 
-from .files import absent, patience
+from ..paths import bundled
+from .files import absent, patience, read
 from .tokenizers import BPE
+from .transform import Transform
 from .towers import Block, ImageTower, Stage, State, TextTower, norm
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
@@ -119,12 +122,25 @@ def towers(model) -> tuple[ImageTower, TextTower]:
     return image, OpenAIText(model)
 
 
-def of_state(state: dict[str, torch.Tensor]):
-    """A state dict with OpenAI's key names -> (model, transform, tokenizer). The caller guards the random state."""
-    state = dict(state)
-    model = build_model(dict(state)).float()  # which stores float16
-    model.load_state_dict({k: v.float() for k, v in state.items() if k in model.state_dict()})
-    return _parts(model)
+# ---- loading
+
+NAMES = ("scenes", *ARCHITECTURES)
+FORMS = {
+    "scenes": "bundled with nibkit",
+    ", ".join(ARCHITECTURES): f"OpenAI's clip package; downloaded into {CACHE}",
+    "FOLDER": "what model.save_pretrained left, one with open_clip_config.json, or one with a single checkpoint file",
+    "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names",
+}
+
+
+def matches(name: str, path: Path) -> bool:
+    """A file, or a folder that no other backend knows."""
+    return path.exists()
+
+
+def here() -> list[str]:
+    """Models whose weights are on this machine."""
+    return ["scenes", *(name for name in ARCHITECTURES if (Path(CACHE) / filename(name)).is_file())]
 
 
 def filename(name: str) -> str:
@@ -133,16 +149,64 @@ def filename(name: str) -> str:
 
 
 def of_name(name: str, pretrained: bool):
-    """A name of ARCHITECTURES -> (model, transform, tokenizer); the package downloads to ~/.cache/clip and checks the sum."""
+    """One of NAMES, a checkpoint file, or a folder with one -> (model, transform, tokenizer, label).
+
+    The package downloads the names of ARCHITECTURES to CACHE and checks their sums.
+    """
+    if name == "scenes":
+        return *of_file(bundled("scenes/model.safetensors")), name
+    if name not in ARCHITECTURES:
+        path = _only_checkpoint(Path(name)) if Path(name).is_dir() else Path(name)
+        return *of_file(path), path.stem
     if not pretrained:
-        return _parts(CLIP(*ARCHITECTURES[name]))
+        return *_parts(CLIP(*ARCHITECTURES[name])), name
     try:
         with patience():
             model, _ = download_and_load(name, device="cpu")
     except OSError as error:
-        raise absent(f"the weights of {name}", f"the file {filename(name)} that OpenAI's clip package downloads into {CACHE}", error) from error
+        what = f"the file {filename(name)} that OpenAI's clip package downloads into {CACHE}"
+        raise absent(f"the weights of {name}", what, error) from error
+    return *_parts(model), name
+
+
+def _only_checkpoint(folder: Path) -> Path:
+    files = sorted(f for f in folder.iterdir() if f.suffix in (".pt", ".pth", ".bin", ".safetensors"))
+    if len(files) == 1:
+        return files[0]
+    raise FileNotFoundError(
+        f"the folder {folder} has neither config.json (transformers) nor open_clip_config.json (open_clip), and "
+        f"{len(files) or 'no'} checkpoint files; name one file"
+    )
+
+
+def of_file(path: Path):
+    """A checkpoint with OpenAI's own key names (.safetensors, a state dict, or a JIT archive) -> (model, transform, tokenizer)."""
+    state = read(path)
+    if any(name.startswith(("vision_model.", "text_model.")) for name in state):
+        if (path.parent / "config.json").is_file():
+            raise ValueError(f"{path} is a transformers checkpoint: load its folder, nibkit.load({str(path.parent)!r})")
+        raise ValueError(f"{path} is a transformers checkpoint without the config.json that belongs beside it")
+    if any(name.startswith(("visual.trunk.", "text.", "text_decoder.")) for name in state):
+        raise ValueError(f"{path} is an open_clip checkpoint: say its architecture, nibkit.load('open_clip:ARCH/{path}')")
+    if "visual.proj" not in state and "visual.attnpool.c_proj.weight" not in state:
+        raise ValueError(f"{path} has no 'visual.proj': it is not a checkpoint in OpenAI CLIP's format")
+    return of_state(state)
+
+
+def of_state(state: dict[str, torch.Tensor]):
+    """A state dict with OpenAI's key names -> (model, transform, tokenizer). The caller guards the random state."""
+    state = dict(state)
+    model = build_model(dict(state)).float()  # which stores float16
+    model.load_state_dict({k: v.float() for k, v in state.items() if k in model.state_dict()})
     return _parts(model)
 
 
 def _parts(model):
-    return model.float(), _transform(model.visual.input_resolution), BPE()
+    return model.float(), transform(model.visual.input_resolution), BPE()
+
+
+def transform(size: int) -> Transform:
+    """The package's own preprocessing to `size` pixels a side."""
+    steps = _transform(size)
+    normalize = steps.transforms[-1]
+    return Transform(steps, "shortest", normalize.mean, normalize.std)

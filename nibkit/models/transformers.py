@@ -11,7 +11,9 @@ import torch
 from torchvision import transforms
 
 from .files import ask_hub, read
+from .files import hub_models as here
 from .tokenizers import BPE, Missing, Pretrained
+from .transform import Transform
 from .towers import Block, ImageTower, Pool, State, TextTower
 
 
@@ -133,10 +135,18 @@ def towers(model) -> tuple[ImageTower, TextTower]:
 # ---- loading
 
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
+NAMES = ()
+FORMS = {"hf:FOLDER-OR-NAME": "transformers' CLIPModel, SiglipModel, Siglip2Model; downloaded into {hub}"}
 
 
-def of_name(source: str, pretrained: bool):
-    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer)."""
+def matches(name: str, path: Path) -> bool:
+    """A name on the hub, or a folder with its config.json."""
+    return name.startswith("hf:") or (path / "config.json").is_file()
+
+
+def of_name(name: str, pretrained: bool):
+    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label)."""
+    source = name.removeprefix("hf:")
     try:
         import huggingface_hub
         import transformers
@@ -168,7 +178,8 @@ def of_name(source: str, pretrained: bool):
             ) from error
     else:
         model = kind(config)
-    return model, _transform(transformers, source, model, offline), _tokenizer(transformers, source, config, offline)
+    label = Path(source).name if local else source
+    return model, _transform(transformers, source, model, offline), _tokenizer(transformers, source, config, offline), label
 
 
 def _complete(huggingface_hub, source: str) -> bool:
@@ -190,7 +201,8 @@ def _transform(transformers, source, model, offline):
     bicubic = transforms.InterpolationMode.BICUBIC
     crop = numbers.get("do_center_crop") if "do_center_crop" in numbers else clip
     fit = [transforms.Resize(size, bicubic), transforms.CenterCrop(size)] if crop else [transforms.Resize((size, size), bicubic)]
-    return transforms.Compose([*fit, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    steps = transforms.Compose([*fit, transforms.ToTensor(), transforms.Normalize(mean, std)])
+    return Transform(steps, "shortest" if crop else "squash", mean, std)
 
 
 def _tokenizer(transformers, source, config, offline):
