@@ -3,7 +3,7 @@
 Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from colorsys import hls_to_rgb
 from contextlib import contextmanager
 
@@ -13,7 +13,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
-from matplotlib.figure import FigureBase
 
 from .methods import METHODS
 
@@ -119,36 +118,6 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
     return ax
 
 
-def pair(
-    figure: FigureBase, image: np.ndarray, maps: Mapping[str, np.ndarray], words: Mapping[str, Sequence[tuple[str, float]]],
-    title: str = "",
-) -> None:
-    """A pair on a figure of its own: the picture, its signed maps (name -> (H, W)) beside it, the caption by each name below.
-
-    The maps share one scale, and so do the words.
-    """
-    heights = [4] + [1] * len(words)
-    grid = figure.add_gridspec(len(heights), 1 + len(maps), height_ratios=heights, hspace=0.15, wspace=0.35, top=0.93, bottom=0.02)
-    limit = max(np.abs(scores).max() for scores in maps.values())
-    loudest = max(abs(score) for line in words.values() for _, score in line)
-    picture(figure.add_subplot(grid[0, 0]), image, title)
-    for place, (name, scores) in enumerate(maps.items(), 1):
-        overlay(figure.add_subplot(grid[0, place]), image, scores, limit, name)
-    for place, (name, line) in enumerate(words.items(), 1):
-        text(figure.add_subplot(grid[place, :]), line, loudest).set_title(name, loc="left", fontsize=8, y=0.75)
-
-
-def bars(ax: Axes, summary, column: str, title: str = "") -> Axes:
-    """One metric of a benchmark summary as bars with their intervals, one colour per method."""
-    low, high = summary[f"{column}_low"], summary[f"{column}_high"]
-    colours = [colour(m.split()[0]) for m in summary.index]
-    error = np.maximum(0, [summary[column] - low, high - summary[column]])
-    ax.barh(list(summary.index), summary[column], xerr=error, color=colours, error_kw={"lw": 1})
-    ax.yaxis.set_inverted(True)  # first method on top, also where Axes share the axis
-    ax.set_title(title or column.replace("_", " "))
-    return ax
-
-
 def style(label: str) -> dict[str, str]:
     """A line's colour and dashes: the method's own colour, dashed for a variant of it ("nib exact")."""
     name, _, variant = label.partition(" ")
@@ -165,35 +134,10 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     return ax
 
 
-def verdicts(ax: Axes, table) -> Axes:
-    """A table of `sanity.verdicts` as a grid, methods x checks: the mean in a cell coloured by its verdict."""
-    marks = table.verdict.map({"passes": 1, "open": 0, "fails": -1})
-    table = table.assign(column=(table.check + " " + table.part).str.replace(" ", "\n"), mark=marks)
-    grid = table.pivot(index="method", columns="column", values=["mark", "value"])
-    grid = grid.reindex(index=table.method.unique()).reindex(columns=table.column.unique(), level=1)
-    values = grid["value"].round(2).map("{:.2f}".format).replace("-0.00", "0.00")
-    sns.heatmap(grid["mark"].astype(float), annot=values, fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6, cbar=False, linewidths=1, ax=ax)
-    ax.xaxis.tick_top()
-    ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
-    ax.set(xlabel="", ylabel="")
-    return ax
-
-
-def scoreboard(ax: Axes, table) -> Axes:
-    """A table of `stats.against_controls` as a grid, methods x metrics: how far above the stronger control.
-
-    A cell holds the smaller gain; green beats every control, pink loses to one, white is neither.
-    """
-    worth = table.verdict.map({"beats": 1, "open": 0, "loses": -1})
-    cells = table.assign(mark=worth).groupby(["method", "metric"], sort=False)[["mark", "gain"]].min()
-    order = {"index": table.method.unique(), "columns": table.metric.unique()}
-    mark, gain = (cells[name].unstack().reindex(**order) for name in ("mark", "gain"))
-    decimals = "{:+.2f}" if gain.abs().max(axis=None) <= 1 else "{:+.1f}"
-    heads = [name.replace("_", "\n") for name in mark.columns]
-    sns.heatmap(
-        mark.set_axis(heads, axis=1).astype(float), annot=gain.map(decimals.format), fmt="", cmap="PiYG", vmin=-1.6, vmax=1.6,
-        cbar=False, linewidths=1, annot_kws={"size": 8}, ax=ax,
-    )  # fmt: skip
+def grid(ax: Axes, marks, shown) -> Axes:
+    """A table as a grid of cells: what `shown` says on the colour of `marks`, pink (-1), white (0), green (1)."""
+    look = {"cmap": "PiYG", "vmin": -1.6, "vmax": 1.6, "cbar": False, "linewidths": 1, "annot_kws": {"size": 8}}
+    sns.heatmap(marks.astype(float), annot=shown, fmt="", ax=ax, **look)
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
     ax.set(xlabel="", ylabel="")
@@ -207,40 +151,4 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
     ax.errorbar(table[column], rows, xerr=error, **{"fmt": "o", "markersize": 4, "elinewidth": 1, **style})
     ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
     ax.set(title=title, ylim=(len(table) - 0.5, -0.5))
-    return ax
-
-
-def by_layer(axes: Sequence[Axes], table, labels: Sequence[str]) -> Sequence[Axes]:
-    """`stats.means` by method and layer: a panel per metric, a line per label, NIB's with its interval."""
-    for ax, metric in zip(axes, table.index.unique("metric")):
-        for label in labels:
-            means = table.xs((metric, label), level=("metric", "method")).sort_index()
-            shown = means.rename(columns={"low": "mean_low", "high": "mean_high"}) if label.startswith("nib") else means
-            line(ax, shown, "mean", metric, label=label, **style(label))
-        ax.set(xlabel="layer", ylabel="", xticks=means.index)
-    axes[-1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return axes
-
-
-def ratios(ax: Axes, table, title: str = "") -> Axes:
-    """The column `ratio` of a table as `dots` on a log scale, with a line at 1."""
-    dots(ax, table, "ratio", title, color=colour("nib"))
-    ax.axvline(1, color="0.3", lw=1)
-    ax.set(xscale="log", xticks=[0.2, 0.5, 1, 2, 5], xticklabels=["0.2", "0.5", "1", "2", "5"])
-    ax.minorticks_off()
-    return ax
-
-
-def ranks(ax: Axes, table, title: str = "") -> Axes:
-    """A table of `stats.ranks` as a line per method from column to column, the best on top, named on the right."""
-    places = np.arange(table.shape[1])
-    taken = {}
-    for method, row in table.iterrows():
-        ax.plot(places, row, marker="o", markersize=4, lw=1.5, **style(method))
-        taken.setdefault(row.iloc[-1], []).append(method)
-    for rank, methods in taken.items():  # equal means share a line of text
-        ax.text(places[-1] + 0.12, rank, ", ".join(methods), va="center", fontsize=8)
-    ax.set_xticks(places, [name.replace("_", " ") for name in table.columns], fontsize=8)
-    ax.set(title=title, ylabel="rank", yticks=[1, len(table)], ylim=(len(table) + 0.5, 0.5), xlim=(-0.1, places[-1] + 0.1))
-    ax.grid(False)
     return ax

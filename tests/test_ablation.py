@@ -147,19 +147,6 @@ def test_trend_errors():
         ablation.trend(planted({1: 1.0, 2: 2.0, 3: np.nan}), paper_like({1: 1.0, 2: 2.0, 3: 3.0}))
 
 
-def test_sentence():
-    found = pd.DataFrame(
-        {"settings": 8, "rho": [0.5, -1.0, 0.25, 1.0], "low": [0.1, -1.0, -0.5, 0.9], "high": [0.8, -0.4, 0.75, 1.0]},
-        index=METRICS,
-    ).assign(p_holm=[0.04, 0.001, 1.0, 0.0002], verdict=["with", "against", "open", "with"])
-    text = ablation.sentence(found)
-    both = "image drop (rho 0.50, 0.10 to 0.80, p 0.04), text increase (rho 1.00, 0.90 to 1.00, p 0.0002);"
-    assert f"with the paper's (rank correlation) on: {both}" in text
-    assert "against them on: image increase (rho -1.00, -1.00 to -0.40, p 0.001);" in text
-    assert text.endswith("open on: text drop (rho 0.25, -0.50 to 0.75, p 1).")
-    assert "against them on: none;" in ablation.sentence(found[found.verdict != "against"])
-
-
 def test_against_integral(scenes):
     """The exact rule adds up and agrees with itself; Riemann's gap is the one that nib reports."""
     some = data.load("scenes-objects")[:3]

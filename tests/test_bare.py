@@ -5,7 +5,7 @@ index, a folder of wheels repacked from what is installed here, so that the test
 """
 
 import os
-import shutil
+import re
 import subprocess
 import sys
 import zipfile
@@ -94,10 +94,10 @@ def bare(tmp_path_factory, wheel):
     hidden = ("PYTHON", "PIP_", "JUPYTER", "MPLBACKEND", "VIRTUAL_ENV")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     variables |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder / "wheels"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    return python, site, set(there), variables | {"NIBKIT_SOURCE": str(wheel)}
+    return python, site, set(there), variables
 
 
-def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, tmp_path):
+def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, wheel, tmp_path):
     python, site, there, variables = bare
     assert "rf-clip" not in there and "papermill" not in there and {"torch", "numpy", "ipykernel"} <= there
 
@@ -105,7 +105,9 @@ def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, tmp_path):
         return subprocess.run([python, *command], cwd=tmp_path / "empty", env=variables, capture_output=True, encoding="utf-8")
 
     (tmp_path / "empty").mkdir()
-    shutil.copy(ROOT / "notebooks" / NOTEBOOK, tmp_path / "empty")
+    source = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
+    assert source.count("git+https://github.com") == 1  # for which the wheel stands
+    (tmp_path / "empty" / NOTEBOOK).write_text(re.sub(r"git\+https://github\.com[\w/]+", str(wheel), source), encoding="utf-8")
     assert "No module named 'nibkit'" in run("-c", "import torch, nibkit").stderr
     done = run("-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -120,6 +122,6 @@ def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, tmp_path):
         [cell.outputs for cell in nbformat.read(path, as_version=4).cells if cell.source.startswith("# NBVAL_CHECK_OUTPUT")]
         for path in (tmp_path / "empty" / NOTEBOOK, ROOT / "notebooks" / NOTEBOOK)
     )
-    text = lambda cells: [o.get("text", "") or o.data["text/plain"] for outputs in cells for o in outputs]  # noqa: E731
-    assert committed and text(mine) == text(committed)
+    texts = [[o.get("text", "") or o.data["text/plain"] for outputs in cells for o in outputs] for cells in (mine, committed)]
+    assert committed and texts[0] == texts[1]
     assert list((tmp_path / "runs").rglob("*.csv"))

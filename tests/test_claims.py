@@ -25,18 +25,6 @@ def test_spread_of_an_ablation():
     assert drop == pytest.approx(100 * (0.4957 - 0.3164) / ((0.3164 + 0.4193 + 0.4563 + 0.4957) / 4))
 
 
-def test_verdicts_follow_from_the_figures():
-    verdict = claims.verdicts().set_index("claim")
-    assert verdict.loc["image interpretability, mean gain in drop", "holds"] == "yes"
-    assert verdict.loc["text interpretability, mean gain in drop", "holds"] == "no"
-    everywhere = verdict.loc["best in every column of Table 2"]
-    assert everywhere.holds == "no" and "image increase on imagenet (-1.7 %)" in everywhere.recomputed
-    assert verdict.loc["M2IB depends strongly on beta", "holds"] == "yes"
-    ours = verdict.source == "our question"
-    assert ours.sum() == 3 and set(verdict.stated[ours]) == {"–"} and list(verdict.source[:3]) == ["abstract"] * 3
-    assert verdict.loc["text scores hardly depend on num_steps", ["rule", "holds"]].tolist() == ["under 10 % of the mean", "no"]
-
-
 def test_real_data_have_their_place_in_the_papers_tables():
     for dataset, role in [("tiny-imagenet", "imagenet"), ("flickr8k", "flickr8k"), ("conceptual_captions", "conceptual_captions")]:
         assert set(paper.table("table2_benchmark", dataset).dataset) == {role}

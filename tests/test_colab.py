@@ -1,13 +1,14 @@
 """Notebooks open in Colab: badge, first cell, form fields."""
 
 import shutil
-import subprocess
+import types
 from importlib import util
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nibkit.reports import colab
@@ -94,12 +95,13 @@ def test_move_changes_the_address_everywhere_it_is_named(tmp_path):
 
 def test_the_first_cell_does_nothing_where_nibkit_is_installed(monkeypatch):
     calls = []
-    monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: calls.append(args[0]))
-    exec(colab.INSTALL.format(repository="some/fork"), {})
+    shell = types.SimpleNamespace(run_line_magic=lambda *call: calls.append(call))
+    code = TransformerManager().transform_cell(colab.INSTALL.format(repository="some/fork"))
+    exec(code, {"get_ipython": lambda: shell})
     assert not calls
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    exec(colab.INSTALL.format(repository="some/fork"), {})
-    assert calls[0][1:5] == ["-m", "pip", "install", "-q"] and calls[0][-1] == "git+https://github.com/some/fork"
+    exec(code, {"get_ipython": lambda: shell})
+    assert calls == [("pip", "install -q git+https://github.com/some/fork")]
 
 
 def test_a_report_page_shows_the_badge_as_text():

@@ -1,5 +1,8 @@
 """What figures draw: labels, values, colours and gaps, read back from the Axes."""
 
+import subprocess
+import sys
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,31 +18,19 @@ def ax():
     plt.close(figure)
 
 
-def verdicts(*rows):
-    return pd.DataFrame(rows, columns=["metric", "method", "control", "gain", "verdict"])
-
-
 def labels(ticks):
     return [label.get_text() for label in ticks]
 
 
-def test_scoreboard_shows_the_smaller_gain_and_the_worse_verdict(ax):
-    table = verdicts(
-        ("ap", "nib", "random", 0.5, "beats"), ("ap", "nib", "centre", 0.25, "beats"),
-        ("ap", "rise", "random", 0.125, "open"), ("ap", "rise", "centre", -0.5, "loses"),
-        ("image_drop", "nib", "random", 0.75, "beats"), ("image_drop", "nib", "centre", 0.5, "open"),
-    )  # fmt: skip
-    plots.scoreboard(ax, table)
+def test_a_grid_colours_its_cells_by_marks_and_writes_what_is_shown(ax):
+    marks = pd.DataFrame({"ap": [1, -1], "image\ndrop": [0, np.nan]}, ["nib", "rise"])
+    shown = pd.DataFrame({"ap": ["+0.25", "-0.50"], "image\ndrop": ["+0.50", ""]}, ["nib", "rise"])
+    plots.grid(ax, marks, shown)
     assert labels(ax.get_xticklabels()) == ["ap", "image\ndrop"] and labels(ax.get_yticklabels()) == ["nib", "rise"]
     cells = ax.collections[0].get_array().reshape(2, 2)
     assert cells[0].tolist() == [1, 0] and cells[1, 0] == -1
-    assert np.ma.getmaskarray(cells).tolist() == [[False, False], [False, True]]  # rise has no image_drop: no colour
+    assert np.ma.getmaskarray(cells).tolist() == [[False, False], [False, True]]  # nothing known: no colour
     assert [text.get_text() for text in ax.texts] == ["+0.25", "+0.50", "-0.50"]
-
-
-def test_scoreboard_of_large_gains_has_one_decimal(ax):
-    plots.scoreboard(ax, verdicts(("drop", "nib", "random", 12.345, "beats"), ("drop", "nib", "centre", 34.5, "beats")))
-    assert [text.get_text() for text in ax.texts] == ["+12.3"]
 
 
 def test_dots_draw_values_and_whiskers_top_down(ax):
@@ -53,38 +44,18 @@ def test_dots_draw_values_and_whiskers_top_down(ax):
     assert labels(ax.get_yticklabels()) == ["a", "b", "c"] and ax.get_ylim() == (2.5, -0.5) and ax.get_title() == "title"
 
 
-def test_ranks_draw_a_line_per_method(ax):
-    table = pd.DataFrame({"drop": [1, 2.5, 2.5], "drop_corrected": [3, 1.5, 1.5]}, ["nib", "nib exact", "rise"])
-    plots.ranks(ax, table)
-    assert [line.get_ydata().tolist() for line in ax.lines] == table.to_numpy().tolist()
-    assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "-"]
-    assert ax.lines[0].get_color() == ax.lines[1].get_color() == plots.colour("nib")
-    assert {(text.get_text(), text.get_position()[1]) for text in ax.texts} == {("nib", 3), ("nib exact, rise", 1.5)}
-    assert labels(ax.get_xticklabels()) == ["drop", "drop corrected"]
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # rank 1 on top
+def test_a_variant_of_a_method_has_its_colour_and_another_line():
+    assert plots.style("nib") == {"color": plots.colour("nib"), "ls": "-"}
+    assert plots.style("nib exact") == {"color": plots.colour("nib"), "ls": "--"}
 
 
-def test_a_panel_per_metric_and_a_line_per_label():
-    index = pd.MultiIndex.from_product([["ap", "mass"], ["nib", "nib exact", "gae"], [9, 3]], names=["metric", "method", "layer"])
-    table = pd.DataFrame({"mean": np.arange(12.0), "low": np.arange(12.0) - 1, "high": np.arange(12.0) + 1}, index)
-    _, axes = plt.subplots(1, 2)
-    plots.by_layer(axes, table, ["nib", "nib exact", "gae"])
-    assert [ax.get_title() for ax in axes] == ["ap", "mass"]
-    lines = axes[1].get_lines()
-    assert [(line.get_label(), line.get_linestyle(), list(line.get_ydata())) for line in lines] == [
-        ("nib", "-", [7, 6]), ("nib exact", "--", [9, 8]), ("gae", "-", [11, 10]),
-    ]  # fmt: skip
-    assert lines[0].get_color() == lines[1].get_color() and len(axes[1].collections) == 2  # NIB's bands only
+def test_importing_plots_changes_no_setting():
+    code = "import matplotlib; before = dict(matplotlib.rcParams); import nibkit.plots; assert before == dict(matplotlib.rcParams)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_pair_shares_one_scale_among_maps_and_one_among_words():
-    figure = plt.figure()
-    maps = {"paper": np.full((4, 4), 0.25), "exact": np.full((4, 4), -0.5)}
-    words = {"paper": [("a", 0.125), ("cat", 1.0)], "exact": [("a", -2.0), ("cat", 1.0)]}
-    plots.pair(figure, np.zeros((4, 4, 3)), maps, words, "one")
-    assert [ax.get_title() or ax.get_title("left") for ax in figure.axes if not ax.get_label()] == ["one", *maps, *words]
-    drawn = [ax.images[-1] for ax in figure.axes if len(ax.images) == 2]
-    assert [image.get_clim() for image in drawn] == [(-0.5, 0.5)] * 2
-    colours = [[patch.get_facecolor() for patch in ax.patches] for ax in figure.axes if len(ax.patches) == 2]
-    assert colours[0][1] == colours[1][1] and colours[0][0] != colours[1][0]  # "cat": one score, one colour
-    plt.close(figure)
+def test_a_theme_ends_where_it_is_asked_to():
+    before = dict(plt.rcParams)
+    with plots.themed():
+        assert plt.rcParams["axes.grid"] and plt.rcParams["savefig.dpi"] == 110
+    assert dict(plt.rcParams) == before

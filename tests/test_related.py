@@ -8,8 +8,9 @@ import torch.nn.functional as F
 
 from nibkit.attribution import Attribution
 from nibkit.methods import METHODS
-from nibkit.study import related
-from nibkit.study.related import PROPERTIES, Subject, attribution_subject, basis, cocoa, decompose, examine, hide
+from nibkit.study import related, textspan
+from nibkit.study.related import PROPERTIES, Subject, attribution_subject, cocoa, examine, hide
+from nibkit.study.textspan import basis, decompose
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +76,8 @@ def test_a_heads_part_is_what_the_head_writes(golden_clip, pairs):
     quiet[:, 1] = 0
     written = [block.out((probabilities @ v).transpose(1, 2).flatten(2))[:, 0] for v in (values, quiet)]
     row = block.from_attention(x, probabilities, values)[:, 0]
-    std = related._std(row)
-    matrix, _ = related._linear_head(tower, row)
+    std = textspan._std(row)
+    matrix, _ = textspan._linear_head(tower, row)
     bias = block.out(torch.zeros_like(row)) / block.heads
     expected = (written[0] - written[1] + bias) @ matrix / std
     assert torch.allclose(decompose(tower, pairs[0]).heads[:, -1, 1], expected, atol=1e-5)
@@ -101,11 +102,11 @@ def test_greedy_basis_takes_no_text_twice_and_skips_its_copy():
 
 def test_textspan_table(golden_clip, golden_pair):
     texts = ["a cat", "a dog", "a bus", "a tree"]
-    table = related.textspan(golden_clip, golden_pair[0], texts, heads=2, n=2)
+    table = textspan.textspan(golden_clip, golden_pair[0], texts, heads=2, n=2)
     assert list(table["place"]) == [1, 2, 1, 2] and set(table["text"]) <= set(texts)
     assert table["share"].is_monotonic_decreasing and table["explained"].between(0, 1).all()
     with pytest.raises(ValueError, match="1 picture: TEXTSPAN describes how a head varies"):
-        related.textspan(golden_clip, golden_pair[0][:1], texts)
+        textspan.textspan(golden_clip, golden_pair[0][:1], texts)
 
 
 # --- the six properties
@@ -197,9 +198,10 @@ def test_one_pair_is_too_few(golden_clip, pairs):
 
 
 def test_marks_tell_tested_from_argued(golden_clip, pairs):
-    table = related.matrix({"centre": attribution_subject(METHODS["centre"])}, golden_clip, *pairs)
+    table = related.matrix({"centre": attribution_subject(METHODS["centre"])}, golden_clip, *pairs, {"told": ("So it is said.", {PROPERTIES[1]: True})})
     wide = related.marks(table)
-    assert list(wide.index) == ["centre", *related.ARGUED] and list(wide.columns) == list(PROPERTIES)
+    assert wide.loc["told"].tolist() == ["", "(✓)", "", "", "", ""]
+    assert list(wide.index) == ["centre", "told"] and list(wide.columns) == list(PROPERTIES)
     assert list(wide.loc["centre"]) == ["✓", "✓", "✓", "✗", "✓", "✓"]
     assert list(wide.loc["LICO"]) == ["(✗)", "(✗)", "", "", "(✗)", "(✗)"]
     assert isinstance(table, pd.DataFrame) and (table.groupby("method")["how"].nunique() == 1).all()

@@ -27,15 +27,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
     """
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose name begins so, such as 03")
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set a parameter in the notebooks that have it (repeatable)",
-    )
+    repeatable = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
+    parser.add_argument("-p", dest="parameters", help="set a parameter in the notebooks that have it (repeatable)", **repeatable)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://HOST:8786")
     parser.add_argument("--model", help="a name or file that nibkit.load takes, in place of the bundled model")
@@ -59,16 +52,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
         if about and (out.resolve() == root / "reports" or re.match(r"\d\d_", out.name)):
             raise ValueError(f"{out} belongs to the reports of the bundled model; choose another folder with --out")
         with _cluster(args.dask) as client:
-            records = run_reports(
-                root / "notebooks",
-                out,
-                only=tuple(args.only),
-                parameters=dict(args.parameters),
-                jobs=args.jobs,
-                force=args.force,
-                about=about,
-                client=client,
-            )
+            options = {"jobs": args.jobs, "force": args.force, "about": about, "client": client}
+            parameters = dict(args.parameters)
+            records = run_reports(root / "notebooks", out, only=tuple(args.only), parameters=parameters, **options)
         failed = [record for record in records if record["status"] != "ok"]
         for record in failed:
             print(f"FAILED {record['name']}, {record['error']}", file=sys.stderr)

@@ -60,30 +60,10 @@ def method(
 
     def register(function: Callable) -> Callable:
         name = function.__name__
-        takes = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
-        known = COMMON | checks
-
-        def check(clip, options: Mapping) -> dict:
-            allowed = {"layer", *COMMON, *takes}
-            if unknown := sorted(options.keys() - allowed):
-                said = f"method {name!r} has no option {unknown[0]!r}"
-                raise TypeError(f"{said}; it takes {', '.join(sorted(allowed))}")
-            found = {o: known[o](o, value) if o in known else value for o, value in options.items()}
-            layer = options.get("layer")
-            found["layer"] = layers(clip, layer) if layers else clip.layers(layer)
-            return {o: value for o, value in found.items() if o in takes}
-
-        def refuse_unused(options: Mapping) -> None:
-            for o in sorted(options.keys() & {"layer", *COMMON} - set(takes)):
-                users = ", ".join(other for other, found in METHODS.items() if o in found.takes)
-                raise ValueError(
-                    f"method {name!r} has no use for {o}={options[o]!r}; it takes {', '.join(takes) or 'no option'}; "
-                    f"methods with {o}: {users}"
-                )
 
         @functools.wraps(function)
         def run(clip, pixels, ids, **options):
-            options = check(clip, options)
+            options = run.check(clip, options)
             for tower in (clip.image, clip.text) if attention else ():
                 if tower.unattended:
                     free = ", ".join(other for other, found in METHODS.items() if not found.attention)
@@ -98,8 +78,28 @@ def method(
         if name in METHODS and METHODS[name].__module__ != function.__module__:
             raise ValueError(f"there is a method {name!r} in {METHODS[name].__module__}; give yours another name")
         run.unit, run.attention, run.colour = unit, attention, colour
-        run.takes, run.check, run.refuse_unused = takes, check, refuse_unused
+        run.takes = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
+        run.check = functools.partial(_check, name, run.takes, COMMON | checks, layers)
+        run.refuse_unused = functools.partial(_refuse_unused, name, run.takes)
         METHODS[name] = run
         return run
 
     return register
+
+
+def _check(name: str, takes: tuple, checks: Mapping, layers: Callable | None, clip, options: Mapping) -> dict:
+    allowed = {"layer", *COMMON, *takes}
+    if unknown := sorted(options.keys() - allowed):
+        said = f"method {name!r} has no option {unknown[0]!r}"
+        raise TypeError(f"{said}; it takes {', '.join(sorted(allowed))}")
+    found = {o: checks[o](o, value) if o in checks else value for o, value in options.items()}
+    layer = options.get("layer")
+    found["layer"] = layers(clip, layer) if layers else clip.layers(layer)
+    return {o: value for o, value in found.items() if o in takes}
+
+
+def _refuse_unused(name: str, takes: tuple, options: Mapping) -> None:
+    for o in sorted(options.keys() & {"layer", *COMMON} - set(takes)):
+        users = ", ".join(other for other, found in METHODS.items() if o in found.takes)
+        said = f"method {name!r} has no use for {o}={options[o]!r}; it takes {', '.join(takes) or 'no option'}"
+        raise ValueError(f"{said}; methods with {o}: {users}")

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .files import absent, ask_hub, patience, read
-from .files import hub_models as here
+from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
 from .transform import Transform
@@ -183,6 +182,8 @@ FORMS = {
     "open_clip:ARCH/TAG": "open_clip's ViT and ResNet CLIPs, CoCa, SigLIP; downloaded into {hub}",
     "open_clip:ARCH/FILE": "a file of open_clip's, bare weights or a training checkpoint",
 }
+
+here = hub_models
 
 
 def matches(name: str, path: Path) -> bool:

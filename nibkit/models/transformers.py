@@ -10,8 +10,7 @@ from pathlib import Path
 import torch
 from torchvision import transforms
 
-from .files import ask_hub, read
-from .files import hub_models as here
+from .files import ask_hub, hub_models, read
 from .tokenizers import BPE, Missing, Pretrained
 from .transform import Transform
 from .towers import Block, ImageTower, Pool, State, TextTower
@@ -137,6 +136,8 @@ def towers(model) -> tuple[ImageTower, TextTower]:
 CLASSES = {"clip": "CLIPModel", "siglip": "SiglipModel", "siglip2": "Siglip2Model"}
 NAMES = ()
 FORMS = {"hf:FOLDER-OR-NAME": "transformers' CLIPModel, SiglipModel, Siglip2Model; downloaded into {hub}"}
+
+here = hub_models
 
 
 def matches(name: str, path: Path) -> bool:

@@ -12,12 +12,8 @@
     reports/.state/RUN.json  hash of everything the run depends on, status, time
 """
 
-try:
-    import jinja2  # noqa: F401
-    import nbclient  # noqa: F401
-    import nbconvert  # noqa: F401
-    import nbformat  # noqa: F401
-    import papermill  # noqa: F401
-    import yaml  # noqa: F401
-except ImportError as error:
-    raise ImportError(f"notebooks are run by papermill, and {error.name} is missing: pip install 'nibkit[reports]'") from error
+from importlib.util import find_spec
+
+for _needed in ("jinja2", "nbclient", "nbconvert", "nbformat", "papermill", "yaml"):
+    if not find_spec(_needed):
+        raise ImportError(f"notebooks are run by papermill, and {_needed} is missing: pip install 'nibkit[reports]'")

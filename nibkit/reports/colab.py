@@ -9,24 +9,13 @@ from pathlib import Path
 
 import nbformat
 
-# The first code cell of every notebook. Constraints pin what is already there, so pip adds and never replaces: Colab's
-# torch and numpy stay, and no restart is needed. NIBKIT_SOURCE: a wheel or a folder to install from.
+# The first code cell of every notebook. nibkit's bounds are low: pip adds what is missing and leaves Colab's torch alone.
 INSTALL = """\
-# @title Install nibkit where it is missing (Colab, this file alone); what is there already stays as it is
-import importlib
-import os
-import subprocess
-import sys
-import tempfile
-from importlib import metadata, util
+# @title Install nibkit where it is missing (Colab, this file alone)
+from importlib.util import find_spec
 
-if util.find_spec("nibkit") is None:
-    source = os.environ.get("NIBKIT_SOURCE", "git+https://github.com/{repository}")
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as there:
-        there.writelines(f"{{d.name}}=={{metadata.version(d.name)}}\\n" for d in metadata.distributions())
-        there.flush()
-        subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", there.name, source], check=True)
-    importlib.invalidate_caches()"""
+if not find_spec("nibkit"):
+    %pip install -q git+https://github.com/{repository}"""
 
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"

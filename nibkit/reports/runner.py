@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from datetime import datetime
 from pathlib import Path
 
@@ -146,26 +147,37 @@ def run_reports(
             tqdm.write(f"up to date  {run.name}")
         else:
             todo.append((run, digest))
-    # the index reads the other reports: it comes last, and again whenever one of them was made
-    is_index = lambda run: run.notebook.stem.startswith("00")  # noqa: E731
-    if todo and not any(is_index(run) for run, _ in todo):
-        todo += [(run, fingerprint(run, shared)) for run in runs if is_index(run)]
-    stages = [[t for t in todo if not is_index(t[0])], [t for t in todo if is_index(t[0])]]
+    if todo and not any(_is_index(run) for run, _ in todo):
+        todo += [(run, fingerprint(run, shared)) for run in runs if _is_index(run)]
+    stages = [[t for t in todo if not _is_index(t[0])], [t for t in todo if _is_index(t[0])]]
     pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)  # a thread only waits for its process
+    for record in _executed(pool, stages, out, jobs):
+        records[record["name"]] = record
+    write_index(out)
+    return [records[run.name] for run in runs]
+
+
+def _is_index(run) -> bool:
+    """The index reads the other reports: it comes last, and again whenever one of them was made."""
+    return run.notebook.stem.startswith("00")
+
+
+def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -> Iterator[dict]:
+    """The record of each run as it ends, stage after stage."""
     pending = set()
     try:
         # disable=None: no bar in a log file, where the line per run is enough
-        with tqdm(total=len(todo), desc="reports", unit="run", disable=None) as bar:
+        with tqdm(total=sum(map(len, stages)), desc="reports", unit="run", disable=None) as bar:
             for stage in stages:
                 pending = {pool.submit(execute, run, out, digest, jobs) for run, digest in stage}
                 started = {run.name for run, _ in stage}
                 while pending:
                     finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
-                    for future in finished:
-                        record = future.result()
-                        records[record["name"]] = record
+                    for record in (future.result() for future in finished):
+                        yield record
                         started.discard(record["name"])
-                        tqdm.write(f"{record['status']:<10}  {record['name']}  {tqdm.format_interval(record['seconds'])}")
+                        spent = tqdm.format_interval(record["seconds"])
+                        tqdm.write(f"{record['status']:<10}  {record['name']}  {spent}")
                         write_index(out)
                         bar.update()
                     bar.set_postfix_str(", ".join(sorted(started)[:jobs]))  # also moves the clock
@@ -173,8 +185,6 @@ def run_reports(
         for future in pending:
             future.cancel()
         pool.shutdown()
-    write_index(out)
-    return [records[run.name] for run in runs]
 
 
 def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:

@@ -93,20 +93,6 @@ def trend(
     return table
 
 
-def sentence(found: pd.DataFrame) -> str:
-    """A table of `trend` in words."""
-
-    def those(verdict: str) -> str:
-        some = found[found.verdict == verdict].rename(lambda metric: metric.replace("_", " ")).itertuples()
-        named = (f"{r.Index} (rho {r.rho:.2f}, {r.low:.2f} to {r.high:.2f}, p {r.p_holm:.2g})" for r in some)
-        return ", ".join(named) or "none"
-
-    return (
-        f"Over the {found.settings.iloc[0]} settings of both tables, our means rise and fall with the paper's "
-        f"(rank correlation) on: {those('with')}; against them on: {those('against')}; open on: {those('open')}."
-    )
-
-
 def against_integral(
     clip, pairs: Sequence, steps: Iterable[int], *, layer: int = 9, max_passes: int = 256, batch: int = 16
 ) -> pd.DataFrame:

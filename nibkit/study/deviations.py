@@ -8,7 +8,6 @@ numbers, what is said beside it); the corrected form is nibkit's own. Both are r
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -197,55 +196,15 @@ def names(bench: Bench) -> Effects:
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-class Deviation(NamedTuple):
-    """One difference: what is published, what nibkit does instead, and what measures the effect."""
-
-    published: str
-    corrected: str
-    effects: Callable[[Bench], Effects]
-
-
-DEVIATIONS = {
-    "ten steps": Deviation(
-        "NIB's path integral is a right Riemann sum of ten equal steps, taken to be precise.",
-        'The similarity moves on a log scale of lam, close to 0, where no equal step falls: rule="exact" puts nodes there.',
-        ten_steps,
-    ),
-    "text target": Deviation(
-        "A text is explained against the mean cosine with every picture of its batch, so its scores depend on the batch.",
-        "Each text is explained against its own picture.",
-        batch_target,
-    ),
-    "caption choice": Deviation(
-        "Of Flickr8k's five captions the one is kept that fits the first picture of the batch best.",
-        "The caption is chosen by its own picture.",
-        caption_choice,
-    ),
-    "text metric": Deviation(
-        "Texts are measured without BOS and EOS, read at the largest token id; a repeated word gets the product of its scores.",
-        'protocol="corrected" keeps BOS and EOS, reads at EOS, and scales every place once.',
-        text_metric,
-    ),
-    "drop": Deviation(
-        "Confidence drop is the plain difference of two cosines, unlike the definition it is named after.",
-        "relative=True divides by the cosine of the whole pair, as that definition does.",
-        absolute_drop,
-    ),
-    "RISE's masks": Deviation(
-        "Masks are saved to the working folder and read again whatever the settings; text masks are drawn for width 512.",
-        "A seeded generator draws them anew, no file is written, and the model's own width is used.",
-        mask_cache,
-    ),
-    "left behind": Deviation(
-        "Hooks stay on the model; min-max of a flat map divides by zero; a CUDA device and a 7 x 7 grid are hard-coded.",
-        "No hooks at all; a flat map becomes 0; device and grid come from the model (the tests run other grids and libraries).",
-        left_behind,
-    ),
-    "names": Deviation(
-        "The baselines called Fast-IG, Chefer and Grad-CAM are not quite the methods of those papers.",
-        "Both forms are here, the papers' own as xgrad, gae and gradcam_pooled.",
-        names,
-    ),
+DEVIATIONS = {  # name -> what measures its effect; notebook 11 says what is published, and what nibkit does instead
+    "ten steps": ten_steps,
+    "text target": batch_target,
+    "caption choice": caption_choice,
+    "text metric": text_metric,
+    "drop": absolute_drop,
+    "RISE's masks": mask_cache,
+    "left behind": left_behind,
+    "names": names,
 }
 
 
@@ -261,7 +220,7 @@ def measure(clip, pairs: Sequence, *, rise_masks: int = 100, few: int = 4) -> pd
     if strange := [pair.id for pair in pairs if not pair.id.startswith("captions/")]:
         raise ValueError(f"pair {strange[0]!r} is not of scenes-captions; load that set: data.load('scenes-captions')")
     bench, table = Bench(clip, pairs, rise_masks, few), []
-    for name, deviation in DEVIATIONS.items():
-        for what, values in deviation.effects(bench):
+    for name, effects in DEVIATIONS.items():
+        for what, values in effects(bench):
             table.append({"deviation": name, "measure": what, **mean_interval(list(values))})
     return pd.DataFrame(table)

@@ -5,7 +5,7 @@ one step at a time, nothing shared between the image's run and the text's. They 
 there to be counted, and to be compared with.
 
 `calls` runs a method on towers whose blocks note every use. Table 8 counts the calls of *one* image block, batched calls
-once and the evaluation's embedding included (`count_passes`); `whole_encoders` adds up all blocks of both encoders.
+once and the evaluation's embedding included (`passes`); `whole_encoders` adds up all blocks of both encoders.
 """
 
 import copy
@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
@@ -24,7 +23,6 @@ from ..checks import one_of
 from ..methods import METHODS
 from ..methods.rise import cell, image_masks, last_place, word_masks
 from ..models.towers import State, Tower, ragged
-from ..plots import colour
 
 IMPLEMENTATIONS = ("published", "nibkit")
 
@@ -286,12 +284,6 @@ def calls(clip, name: str, implementation: str = "published", **options) -> pd.D
     return pd.DataFrame(stages, columns=["stage", "tower", "block", "direction", "rows"])
 
 
-def count_passes(clip, method: str, block_index: int = 9, **options) -> dict[str, int]:
-    """{"forward": n, "backward": n} of one pair by the convention of the paper's Table 8: see `passes`."""
-    clip.image.check_layer(block_index)
-    return passes(calls(clip, method, **options), block_index)
-
-
 def passes(log: pd.DataFrame, block_index: int = 9) -> dict[str, int]:
     """What `calls` found, by Table 8's convention: calls of *image* block `block_index`, forward and backward.
 
@@ -313,28 +305,3 @@ def whole_encoders(log: pd.DataFrame) -> pd.DataFrame:
     table = pd.concat({unit: n.unstack("direction").div(blocks, axis=0) for unit, n in units.items()}, axis=1)
     order = pd.MultiIndex.from_product([units, ["forward", "backward"]])
     return table.reindex(index=["image", "text"], columns=order).fillna(0)
-
-
-# --- the figure ----------------------------------------------------------------------------------------------------
-
-
-def cost_quality(ax: Axes, points: pd.DataFrame, metric: str) -> Axes:
-    """Seconds per pair (log axis) against a metric's mean with its interval; the names stand in a column at the right.
-
-    points: index method; columns seconds, METRIC, METRIC_low, METRIC_high.
-    """
-    points, gap = points.sort_values(metric), 0.09  # between names, as a part of the height
-    colours = [colour(label.split()[0]) for label in points.index]
-    for (_, row), shade in zip(points.iterrows(), colours):
-        error = [[row[metric] - row[f"{metric}_low"]], [row[f"{metric}_high"] - row[metric]]]
-        ax.errorbar(row.seconds, row[metric], error, fmt="o", color=shade, elinewidth=1.2)
-    ax.set(xscale="log", xlabel="seconds per pair", ylabel=f"{metric.replace('_', ' ')}, points (lower is better)")
-    low, high = ax.get_ylim()
-    steps = gap * np.arange(len(points))  # each name at its point's height, or as far above as the one below needs
-    places = np.maximum.accumulate((points[metric] - low) / (high - low) - steps) + steps
-    places = np.minimum(places, 1 - steps[::-1])
-    for label, place, shade in zip(points.index, places, colours):
-        line = {"arrowstyle": "-", "color": shade, "lw": 0.8, "alpha": 0.6, "relpos": (0, 0.5)}
-        at = {"xytext": (1.06, place), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
-        ax.annotate(label, points.loc[label, ["seconds", metric]], color=shade, arrowprops=line, **at)
-    return ax

@@ -1,13 +1,13 @@
 """The paper's Table 1: which properties methods for image-text models have, tested in code where a method runs here.
 
-Also the two related methods that are small enough to run here: COCOA and TEXTSPAN.
+Also COCOA, a related method that is small enough to run here; `textspan` has another.
 """
 
 import copy
 import functools
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ..methods import METHODS
 from ..methods.nib import Bottleneck, Path, gauss
-from ..models.towers import ImageTower
-
-EPS = 1e-5  # LayerNorm's
+from .textspan import decompose, textspan
 
 # --- COCOA: what makes a picture resemble a corpus rather than a foil? --------------------------------------------
 
@@ -65,112 +63,6 @@ def cocoa(
     return Path(area * torch.stack(found), opened, closed, torch.full((len(pixels),), steps))
 
 
-# --- TEXTSPAN: what does each attention head write into the embedding, and which texts span it? --------------------
-
-
-class Parts(NamedTuple):
-    """Direct contributions to B embeddings: all of them add up to the embedding, not normalised.
-
-    heads (B, blocks, heads, E), mlps (B, blocks, E), start (B, E): the CLS row before any block, constant (E,): what
-    the final LayerNorm's bias adds.
-    """
-
-    heads: Tensor
-    mlps: Tensor
-    start: Tensor
-    constant: Tensor
-
-    def total(self) -> Tensor:
-        """(B, E): the embeddings again."""
-        return self.heads.sum((1, 2)) + self.mlps.sum(1) + self.start + self.constant
-
-
-def _linear_head(tower: ImageTower, x: Tensor) -> tuple[Tensor, Tensor]:
-    """head(x) = (x @ matrix) / std(x) + constant: LayerNorm's centring and weight join the projection."""
-    constant = tower.head(torch.zeros_like(x[:1]))[0]
-    unit = tower.width * torch.eye(tower.width).to(x)  # scaled: LayerNorm's eps does not count
-    return (tower.head(unit) - constant) * _std(unit) / tower.width, constant
-
-
-def _std(x: Tensor) -> Tensor:
-    return (x.var(-1, correction=0, keepdim=True) + EPS).sqrt()
-
-
-@torch.no_grad()
-def decompose(tower: ImageTower, pixels: Tensor) -> Parts:
-    """What every attention head and MLP adds to the embeddings of B pictures (Gandelsman et al., ICLR 2024).
-
-    The CLS row is a sum of what every block adds to it, and the head is linear once LayerNorm's standard deviation is
-    held at its value; so the embedding is a sum. As in the paper an attention's output bias is shared evenly among its
-    heads; unlike there, each part is centred by itself and LayerNorm's bias stands alone, which changes no total.
-    """
-    x = tower.start(tower.rows(pixels)).tokens
-    start, heads, mlps = x[:, 0], [], []
-    for block in tower.blocks:
-        probabilities, values = block.attention(x)
-        attended = (probabilities[:, :, :1] @ values)[:, :, 0]  # (B, heads, C / heads), what CLS gathers
-        apart = (torch.eye(block.heads).to(x)[..., None] * attended[:, :, None]).flatten(2)  # one head a row
-        bias = block.out(torch.zeros_like(apart))
-        written = block.out(apart) - bias + bias / block.heads
-        between = x[:, 0] + written.sum(1)
-        x = block.from_attention(x, probabilities, values)
-        heads.append(written)
-        mlps.append(x[:, 0] - between)
-    project = lambda part, std: part @ matrix / std  # noqa: E731
-    matrix, constant = _linear_head(tower, x[:, 0])
-    std = _std(x[:, 0])
-    return Parts(
-        project(torch.stack(heads, 1), std[:, None, None]),
-        project(torch.stack(mlps, 1), std[:, None]),
-        project(start, std),
-        constant,
-    )
-
-
-def basis(outputs: Tensor, texts: Tensor, n: int) -> tuple[list[int], list[float]]:
-    """TEXTSPAN's greedy step for one head: the `n` texts whose directions span its outputs best (Algorithm 1).
-
-    outputs (N, E): the head's contributions for N pictures; texts (M, E): unit embeddings. The texts are projected onto
-    the span of the centred outputs; then the text along which the outputs vary most is taken, and its direction removed
-    from outputs and texts alike. Returns the texts' numbers in order, and after each the share of variance explained,
-    in [0, 1]; fewer than `n` where fewer span the outputs.
-    """
-    rest = outputs - outputs.mean(0)
-    whole = rest.square().sum()
-    _, size, directions = torch.linalg.svd(rest, full_matrices=False)
-    span = directions[size > 1e-5 * size[0]]
-    texts = texts @ span.T @ span
-    smallest = 1e-4 * texts.norm(dim=1).max()  # what is left of a text that was taken is rounding
-    chosen, explained = [], []
-    for _ in range(min(n, len(span), len(texts))):
-        spread = (rest @ texts.T).square().sum(0).masked_fill(texts.norm(dim=1) <= smallest, -1)
-        best = int(spread.argmax())
-        direction = F.normalize(texts[best], dim=0)
-        rest, texts = (x - torch.outer(x @ direction, direction) for x in (rest, texts))
-        chosen.append(best)
-        explained.append(float(1 - rest.square().sum() / whole))
-    return chosen, explained
-
-
-def textspan(clip, pixels: Tensor, texts: Sequence[str], *, heads: int = 4, n: int = 4) -> pd.DataFrame:
-    """The `heads` attention heads whose contributions vary most over the pictures, and the `n` texts that span each.
-
-    Columns: block, head, share (of the heads' summed variance), place (1 = first text taken), text, explained.
-    """
-    if len(pixels) < 2:
-        raise ValueError(f"{len(pixels)} picture: TEXTSPAN describes how a head varies; give at least two pictures")
-    outputs = decompose(clip.image, pixels).heads
-    embedded = F.normalize(clip.embed_text(list(texts)), dim=-1)
-    variance = outputs.var(0, correction=0).sum(-1)  # (blocks, heads)
-    rows = []
-    for k in variance.flatten().argsort(descending=True, stable=True)[:heads].tolist():
-        block, head = divmod(k, variance.shape[1])
-        found = zip(*basis(outputs[:, block, head], embedded, n))
-        share = float(variance[block, head] / variance.sum())
-        rows += [(block, head, share, place, texts[t], e) for place, (t, e) in enumerate(found, 1)]
-    return pd.DataFrame(rows, columns=["block", "head", "share", "place", "text", "explained"])
-
-
 # --- Table 1 -----------------------------------------------------------------------------------------------------
 
 PROPERTIES = (
@@ -182,23 +74,6 @@ LABELS = ("labels", "classes", "targets")
 TOLERANCE = 0.02  # share of the match's change that scores may miss
 SAME = 0.1  # of the largest score: rounding depends on the batch and flips the signs MFABA steps by (0.05 in one of 16 pairs)
 FEW = 2  # pairs on which bits are compared; whether scores add up is asked of all
-
-ARGUED = {  # name -> (why, the properties that this sentence settles)
-    "LICO": (
-        "A classifier is trained anew, on labelled pictures in random batches, with learnt prompts that align its "
-        "features with language: what is explained is that classifier, not the model one had.",
-        {p: False for p in PROPERTIES if p not in ("no specific structure", "no information loss")},
-    ),
-    "FALCON": (
-        "A feature of an encoder, of whatever kind, is named by the words of a large captioned set that its strongest "
-        "and weakest pictures call up: a feature's meaning in the model as it is, not the score of a given pair.",
-        {PROPERTIES[0]: False, PROPERTIES[2]: True, PROPERTIES[4]: True, PROPERTIES[5]: True},
-    ),
-    "Hossain et al.": (
-        "Exemplars of training pictures stand for the concepts that explain, so there must be such pictures.",
-        {PROPERTIES[0]: False},
-    ),
-}
 
 
 class Subject(NamedTuple):
@@ -371,16 +246,18 @@ def subjects(texts: Sequence[str], rise_masks: int = 64) -> dict[str, Subject]:
     return found | {"cocoa": cocoa_subject(texts), "textspan": textspan_subject(texts)}
 
 
-def matrix(found: dict[str, Subject], clip, pixels: Tensor, ids: list[Tensor]) -> pd.DataFrame:
-    """Every subject examined, then the ARGUED ones: columns method, property, holds, how, evidence; tidy.
+def matrix(
+    found: Mapping[str, Subject], clip, pixels: Tensor, ids: list[Tensor], argued: Mapping[str, tuple[str, Mapping]] = {}
+) -> pd.DataFrame:
+    """Every subject examined, then those argued about: columns method, property, holds, how, evidence; tidy.
 
-    A property that an argument does not settle has no row.
+    argued: method -> (sentence, {property that it settles: whether it holds}); a property that is not settled has no row.
     """
     tested = [examine(subject, clip, pixels, ids).assign(method=name) for name, subject in found.items()]
-    rows = [(p, holds, "argued", why, name) for name, (why, settled) in ARGUED.items() for p, holds in settled.items()]
-    argued = pd.DataFrame(rows, columns=["property", "holds", "how", "evidence", "method"])
-    table = pd.concat([*tested, argued], ignore_index=True)
-    return table[["method", "property", "holds", "how", "evidence"]]
+    columns = ["method", "property", "holds", "how", "evidence"]
+    rows = [(name, p, holds, "argued", why) for name, (why, settled) in argued.items() for p, holds in settled.items()]
+    tables = [*tested, pd.DataFrame(rows, columns=columns)] if rows else tested
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def marks(table: pd.DataFrame) -> pd.DataFrame:
