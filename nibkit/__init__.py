@@ -17,14 +17,14 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image
 
-from . import data, metrics
+from . import data, metrics, scenes
 from .attribution import Attribution
 from .checks import one_of
 from .methods import METHODS
 from .models import Clip, load
 
 __version__ = "0.1.0"
-__all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics"]
+__all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics", "scenes"]
 
 
 def explain(

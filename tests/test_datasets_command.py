@@ -30,8 +30,10 @@ def folder(tmp_path):
 def test_the_list_names_all_that_can_be_loaded(capsys):
     assert cli.main(["datasets"]) == 0
     listed = capsys.readouterr().out
-    for name in [*data.BUNDLED, "cc.csv", "en_val.json", "tiny-imagenet-200/", "rsicd.csv", "hf:flickr8k", "hf:conceptual_captions"]:
+    elsewhere = ["cc.csv", "en_val.json", "tiny-imagenet-200/", "rsicd.csv", "hf:flickr8k", "hf:conceptual_captions"]
+    for name in [*data.BUNDLED, *data.DRAWN, *elsewhere]:
         assert name in listed
+    assert "scenes-world" in data.DRAWN and "aerial               96 pairs" in listed
     assert "scenes-objects       256 pairs" in listed
 
 

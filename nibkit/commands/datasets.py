@@ -31,8 +31,8 @@ def _list() -> int:
     from .. import data
     from ..data import hub, layouts
 
-    print("bundled:")
-    for name in data.BUNDLED:
+    print("bundled, or drawn when asked for:")
+    for name in [*data.BUNDLED, *data.DRAWN]:
         print(f"  {name:<20} {len(data.load(name))} pairs")
     print("\non disk, by path (what, and the name it gets):")
     for path, (what, name) in layouts.LAYOUTS.items():

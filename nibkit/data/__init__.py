@@ -7,6 +7,7 @@ and captions that are not as they should be.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from ..paths import bundled
@@ -14,22 +15,24 @@ from . import hub, layouts
 from .layouts import discover
 from .pairs import DataError, Pair, PairDataset
 
-__all__ = ["BUNDLED", "DataError", "Pair", "PairDataset", "discover", "load"]
+__all__ = ["BUNDLED", "DRAWN", "DataError", "Pair", "PairDataset", "discover", "load"]
 
 BUNDLED = {  # name -> folder in data/
     "scenes-objects": "scenes/objects",
     "scenes-captions": "scenes/captions",
     "cat-and-dog": "scenes/cat-and-dog",
 }
+DRAWN: dict[str, Callable[[], PairDataset]] = {}  # name -> what draws the set; nibkit.scenes adds its own
 
 
 def load(name: str | Path) -> PairDataset:
     """A dataset by name.
 
     name: "scenes-objects" (one object each, "a photo of a cat"), "scenes-captions" (one to three objects, free captions) or
-        "cat-and-dog" (one picture under the three captions of the paper's Figure 1), which are bundled; the path of a CSV
-        or JSON file, or of a folder, in one of the layouts of `layouts`; "hf:PRESET" or "hf:NAME,SPLIT,IMAGE,TEXT[,N]",
-        see `hub.load`.
+        "cat-and-dog" (one picture under the three captions of the paper's Figure 1), which are bundled; "scenes-world"
+        (colours, sizes, counts and places, in twins) or "aerial" (landscapes seen from above), which are drawn; the path of
+        a CSV or JSON file, or of a folder, in one of the layouts of `layouts`; "hf:PRESET" or
+        "hf:NAME,SPLIT,IMAGE,TEXT[,N]", see `hub.load`.
     Nothing but the list is read. ValueError for a name that is none of these, DataError (a ValueError) for a list that
     cannot be read or names a picture outside its folder; a broken picture shows when it is opened.
 
@@ -39,11 +42,13 @@ def load(name: str | Path) -> PairDataset:
     """
     if name in BUNDLED:
         return layouts.read(bundled(BUNDLED[name]), name)
+    if name in DRAWN:
+        return DRAWN[name]()
     if str(name).startswith("hf:"):
         return hub.load(str(name).removeprefix("hf:"))
     if os.path.exists(name):  # False, where Path.exists would raise: too long a name
         return layouts.read(Path(name))
     raise ValueError(
-        f"dataset {str(name)!r} is not known; there are {', '.join(BUNDLED)}, {', '.join(f'hf:{p}' for p in hub.PRESETS)}, "
+        f"dataset {str(name)!r} is not known; there are {', '.join([*BUNDLED, *DRAWN, *(f'hf:{p}' for p in hub.PRESETS)])}, "
         "and the path of any file or folder that exists; `python -m nibkit datasets` lists the layouts"
     )

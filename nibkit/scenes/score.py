@@ -27,7 +27,7 @@ def load_openai(path: Path) -> CLIP:
 def claims(text: str) -> frozenset[str]:
     """What a caption of this world says is there: object names, and the ground if it ends with one."""
     grounds = [name for name, phrase in world.GROUNDS.items() if text.endswith(phrase)]
-    return frozenset([*words_of(text, world.OBJECTS).values(), *grounds])
+    return frozenset([*words_of(text, world.FIRST).values(), *grounds])
 
 
 def picture_contents(folder: str) -> list[tuple[list[str], str]]:
@@ -52,9 +52,9 @@ def _embed_texts(model: CLIP, texts: list[str]) -> torch.Tensor:
 def zero_shot(similarity: np.ndarray, shown: list[str]) -> float:
     """Share of pictures whose most similar prompt names the object shown.
 
-    similarity (n, 32): pictures by objects in the order of `world.OBJECTS`.
+    similarity (n, 32): pictures by objects in the order of `world.FIRST`.
     """
-    named = [list(world.OBJECTS)[i] for i in similarity.argmax(1)]
+    named = [world.FIRST[i] for i in similarity.argmax(1)]
     return float(np.mean([a == b for a, b in zip(named, shown)]))
 
 
@@ -79,11 +79,11 @@ def retrieval(similarity: np.ndarray, true: np.ndarray, draws: int = DRAWS, seed
 def discrimination(similarity: np.ndarray, shown: list[list[str]]) -> float:
     """Share of (present, absent) pairs of objects in which the present one's prompt is the more similar; chance 0.5.
 
-    similarity (n, 32): pictures by objects in the order of `world.OBJECTS`.
+    similarity (n, 32): pictures by objects in the order of `world.FIRST`.
     """
     wins = []
     for row, names in zip(similarity, shown):
-        present = np.array([name in names for name in world.OBJECTS])
+        present = np.array([name in names for name in world.FIRST])
         wins.append((row[present][:, None] > row[~present][None]).ravel())
     return float(np.concatenate(wins).mean())
 
@@ -97,7 +97,7 @@ def scores(model: CLIP) -> dict[str, float]:
     two_objects: on its pictures of two objects, how often a present object's prompt beats an absent one's.
     """
     singles, many = data.load("scenes-objects"), data.load("scenes-captions")
-    prompts = _embed_texts(model, [prompt(name) for name in world.OBJECTS])
+    prompts = _embed_texts(model, [prompt(name) for name in world.FIRST])
     by_object = (_embed_images(model, singles) @ prompts.T).numpy()
     pictures = _embed_images(model, many)
     by_caption = (_embed_texts(model, [p.text for p in many]) @ pictures.T).numpy()
@@ -125,7 +125,7 @@ def card(path: Path, measured: dict[str, float]) -> str:
             "name the one object of a `scenes-objects` picture among all",
             f"{m['zero_shot']:.1%}",
             f"{m['zero_shot_pictures']} pictures",
-            f"{1 / len(world.OBJECTS):.1%}",
+            f"{1 / len(world.FIRST):.1%}",
         ),
         (
             f"find the picture of a `scenes-captions` caption among {GROUP}",
@@ -159,10 +159,10 @@ tables and pages name the same weights by their CRC-32, `{checksum(load(str(path
 
 ## World
 
-One to three of {len(world.OBJECTS)} objects, at random size, place, tilt and flip, on one of {len(world.GROUNDS)}
+One to three of {len(world.FIRST)} objects, at random size, place, tilt and flip, on one of {len(world.GROUNDS)}
 textured grounds.
 
-* Objects: {", ".join(world.OBJECTS)}.
+* Objects: {", ".join(world.FIRST)}.
 * Grounds: {", ".join(world.GROUNDS.values())}.
 * Captions: "a cat and a dog on grass", "there is an owl, a bus and a tree", "a photo of a pizza at night".
 

@@ -84,8 +84,8 @@ class Batches(Dataset):
         r = self.recipe
         rng = np.random.default_rng([r.seed, step])
         odds = [0.8, 0.15, 0.05] if step < r.easy * r.steps else [0.34, 0.38, 0.28]
-        scenes = [world.random_scene(rng, int(n)) for n in rng.choice([1, 2, 3], r.batch, p=odds)]
-        captions, claims = zip(*(world.describe(s, rng, r.partial) for s in scenes))
+        scenes = [world.random_scene(rng, int(n), names=world.FIRST) for n in rng.choice([1, 2, 3], r.batch, p=odds)]
+        captions, claims = zip(*(world.describe(s, rng, partial=r.partial) for s in scenes))
         true = np.array([[world.is_true(c, s) for c in claims] for s in scenes], np.float32)
         pictures = np.stack([np.asarray(world.render(s)[0]) for s in scenes])
         forget = rng.integers(0, BLOCKS - 1, (2, r.batch))
@@ -138,17 +138,17 @@ def contrastive_loss(images, texts, scale, true) -> torch.Tensor:
 def zero_shot(model: CLIP, n: int = 256, seed: int = 10**6) -> float:
     """Accuracy of naming the one object of `n` scenes on grounds never trained on."""
     rng = np.random.default_rng(seed)
-    scenes = [world.random_scene(rng, 1, textures=range(1000, 1048)) for _ in range(n)]
+    scenes = [world.random_scene(rng, 1, range(1000, 1048), world.FIRST) for _ in range(n)]
     device = model.text_projection.device
     pictures = normalise(np.stack([np.asarray(world.render(s)[0]) for s in scenes])).to(device)
-    texts = F.normalize(encode_text(model, tokens([prompt(o) for o in world.OBJECTS]).to(device)))
+    texts = F.normalize(encode_text(model, tokens([prompt(o) for o in world.FIRST]).to(device)))
     best = (model.visual(pictures) @ texts.T).argmax(1).tolist()
-    return float(np.mean([list(world.OBJECTS)[b] == s.names[0] for b, s in zip(best, scenes)]))
+    return float(np.mean([world.FIRST[b] == s.names[0] for b, s in zip(best, scenes)]))
 
 
 def export(model: CLIP, path: Path) -> None:
     """Write the weights under OpenAI's own key names, float16, with the token rows no caption uses set to zero."""
-    words = set(" ".join([*world.OBJECTS, *world.GROUNDS.values()]).split())
+    words = set(" ".join([*world.FIRST, *world.GROUNDS.values()]).split())
     words |= set("a an the and next to with there is photo picture of , . on in at".split())
     used = torch.unique(clip.tokenize(sorted(words)))
     state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}

@@ -23,7 +23,7 @@ from ..metrics.confidence import confidence
 from ..metrics.stats import mean_interval
 from ..models.sharing import shared
 from ..scenes import datasets
-from ..scenes.world import describe
+from ..scenes.datasets import describe
 from .sanity import spearman
 
 BATCH = 32  # the published data loader's
