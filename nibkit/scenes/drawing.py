@@ -130,7 +130,7 @@ def _coloured(art: Image.Image, name: str, colour: str) -> Image.Image:
     light = pixels[..., :3] @ np.float32([0.3, 0.59, 0.11])
     middle = np.median(light[body > 0.5])
     paint = np.float32(COLOURS[colour])
-    shade = np.clip(light / middle, 0.4, None)[..., None]
+    shade = np.clip(light / middle, 0.6, None)[..., None]
     gleam = np.clip((light - middle) / (255 - middle + 1), 0, 1)[..., None] * 0.55
     painted = np.where(shade < 1, paint * shade, paint + (255 - paint) * gleam)
     rgb = pixels[..., :3] + body[..., None] * (painted - pixels[..., :3])

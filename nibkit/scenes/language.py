@@ -5,13 +5,14 @@ ball"; of two of them perhaps where one is seen from the other; and perhaps the 
 the scene's `facts`.
 """
 
+import functools
 from collections.abc import Iterable
 
 import numpy as np
 
 from ..data.captions import article, words_of
 from . import aerial
-from .drawing import COLOURS, OBJECTS, SIZE, Placed, Scene, coloured, phrases, place
+from .drawing import COLOURS, OBJECTS, Placed, Scene, coloured, facts, phrases, place
 from .grounds import GROUNDS
 
 LONGEST = 22  # words and commas of a caption; each is one token of CLIP's, and the two ends are two more
@@ -81,6 +82,22 @@ def _of_places(one: list[Placed], other: list[Placed], labels: tuple[str, str]) 
     return found
 
 
+def _options(scene: Scene) -> tuple[dict[str, list], list[list]]:
+    """(words, claim) of all that can be said: of each label's group, and of each two of them."""
+    said = dict(zip(dict.fromkeys(scene.labels), groups(scene)))
+    of_pairs = [_of_places(said[a], said[b], (a, b)) for a in said for b in said if a != b]
+    return {label: _of_group(group, label) for label, group in said.items()}, [options for options in of_pairs if options]
+
+
+@functools.lru_cache(maxsize=4096)
+def sayable(scene: Scene) -> frozenset[str]:
+    """Those facts of a scene that a caption can claim; of where things are, only what tells one of a pair from the other."""
+    if scene.ground == "aerial":
+        return facts(scene)
+    of_groups, of_pairs = _options(scene)
+    return frozenset([scene.ground, *(claim for options in [*of_groups.values(), *of_pairs] for _, claim in options)])
+
+
 def _pick(rng: np.random.Generator, options: list[tuple[str, str]]) -> tuple[str, str]:
     """One of the options, the plainer the likelier."""
     weights = np.array([0.15 if words.startswith("one ") else 0.5 ** (len(words.split()) - 1) for words, _ in options])
@@ -101,26 +118,19 @@ def describe(
     about = frozenset(about)
     if scene.ground == "aerial":
         return aerial.describe(scene.parts, rng, {fact.removeprefix("aerial ") for fact in about}, partial)
-    said = dict(zip(dict.fromkeys(scene.labels), groups(scene)))
-    labels = [list(said)[i] for i in rng.permutation(len(said))]
-    pairs = [
-        (a, b, options)
-        for a in labels
-        for b in labels
-        if a != b and (options := _of_places(said[a], said[b], (a, b)))
-    ]
-    telling = [(a, b, kept) for a, b, options in pairs if (kept := [o for o in options if o[1] in about])]
-    choices = {label: _of_group(said[label], label) for label in labels}
-    narrowed = {label: kept for label in labels if (kept := [o for o in choices[label] if o[1] in about])}
-    if telling and (not narrowed or rng.random() < 0.5):
-        return _finish(scene, rng, [_pick(rng, telling[rng.integers(len(telling))][2])], "", about)
-    if not about and pairs and rng.random() < 0.4:
-        return _finish(scene, rng, [_pick(rng, pairs[rng.integers(len(pairs))][2])], "", about)
+    of_groups, of_pairs = _options(scene)
+    labels = [list(of_groups)[i] for i in rng.permutation(len(of_groups))]
+    narrowed = {label: kept for label in labels if (kept := [o for o in of_groups[label] if o[1] in about])}
+    telling = [kept for options in of_pairs if (kept := [o for o in options if o[1] in about])]
+    if about and telling and (not narrowed or rng.random() < 0.5):
+        return _finish(scene, rng, [_pick(rng, telling[rng.integers(len(telling))])], "", about)
+    if not about and of_pairs and rng.random() < 0.4:
+        return _finish(scene, rng, [_pick(rng, of_pairs[rng.integers(len(of_pairs))])], "", about)
     first = [list(narrowed)[rng.integers(len(narrowed))]] if narrowed else labels[:1]
     rest = [label for label in labels if label not in first]
     if rest and rng.random() < partial:
         rest = rest[1:]
-    things = [_pick(rng, narrowed.get(label, choices[label]) if label in first else choices[label]) for label in first + rest]
+    things = [_pick(rng, narrowed.get(label, of_groups[label]) if label in first else of_groups[label]) for label in first + rest]
     return _finish(scene, rng, things, str(rng.choice(JOINTS)) if len(things) == 2 else " and ", about)
 
 

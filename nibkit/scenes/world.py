@@ -16,7 +16,7 @@ from .drawing import (
     COLOURED, COLOURS, FIRST, LARGE, OBJECTS, SMALL, Placed, Scene, facts, is_true, picture, place, render, sprite,
 )  # fmt: skip
 from .grounds import GROUNDS, SIZE, ground
-from .language import WORDS, describe, groups, words
+from .language import WORDS, describe, groups, sayable, words
 
 __all__ = [
     "CAT_AND_DOG", "COLOURED", "COLOURS", "FACTS", "FIRST", "GROUNDS", "LARGE", "OBJECTS", "SIZE", "SMALL", "WORDS",
@@ -218,8 +218,7 @@ CHANGES = (_other_colour, _other_colour, _other_size, _other_count, _other_objec
 def variant(scene: Scene, rng: np.random.Generator) -> Scene:
     """The same scene with one change: another colour, size, count, object, place or ground; of an aerial one another part.
 
-    Each of the two has a fact that the other lacks, so that `describe(scene, rng, facts(scene) - facts(other))` is true of
-    one only.
+    A caption can say something of either that is false of the other: `describe(scene, rng, facts(scene) - facts(other))`.
     """
     if scene.ground == "aerial":
         k, parts = int(rng.integers(len(scene.parts))), list(scene.parts)
@@ -228,8 +227,8 @@ def variant(scene: Scene, rng: np.random.Generator) -> Scene:
     while True:
         for k in rng.permutation(len(CHANGES)):
             other = CHANGES[k](scene, rng, _one(rng, groups(scene)))
-            if other and facts(scene) - facts(other) and facts(other) - facts(scene) and len(facts(other)) <= FACTS:
-                if BLENDS[other.ground] not in {o.colour_word for o in other.objects}:
+            if other and len(facts(other)) <= FACTS and BLENDS[other.ground] not in {o.colour_word for o in other.objects}:
+                if sayable(scene) - facts(other) and sayable(other) - facts(scene):
                     return other
 
 
