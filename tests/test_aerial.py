@@ -6,7 +6,11 @@ import pytest
 from nibkit import data
 from nibkit.scenes import aerial, datasets
 
-SETS = [(part,) for part in aerial.PARTS] + [("river", "houses"), ("forest", "stadium", "road"), ("tanks", "lake", "runway")]
+SETS = [(part,) for part in aerial.PARTS] + [
+    ("river", "houses"),
+    ("forest", "stadium", "road"),
+    ("tanks", "lake", "runway"),
+]
 
 
 def test_a_scene_is_a_function_of_its_seed():

@@ -15,7 +15,7 @@ from nibkit import data
 from nibkit.data.captions import words_of
 from nibkit.paths import bundled
 from nibkit.scenes import __main__ as command
-from nibkit.scenes import datasets, score, train, world
+from nibkit.scenes import datasets, drawing, grounds, score, train, world
 from nibkit.scenes.world import Placed, Scene
 
 CAT, DOG = Placed("cat", 60, 60, 80), Placed("dog", 160, 160, 80)
@@ -99,7 +99,7 @@ def test_datasets_are_the_same_byte_for_byte(tmp_path):
 
     once = written("once")
     assert len(once) == (1 + 2 + 2) + (1 + 3 + 3)
-    world.ground.cache_clear()
+    grounds.ground.cache_clear()
     assert written("twice") == once
 
 
@@ -145,7 +145,7 @@ def test_the_artwork_comes_from_the_font(tmp_path):
     assert {f.name for f in tmp_path.iterdir()} == {f"{name}.png" for name in world.OBJECTS}
     for name in world.OBJECTS:
         drawn = Image.open(tmp_path / f"{name}.png").convert("RGBA")
-        assert np.array_equal(drawn, world.sprite(name)), name
+        assert np.array_equal(drawn, drawing.sprite(name)), name
 
 
 def test_a_missing_font_is_a_sentence(tmp_path, capsys):

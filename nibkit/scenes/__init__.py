@@ -5,4 +5,5 @@ import functools
 from .. import data
 from . import datasets
 
-data.DRAWN |= {name: functools.partial(datasets.drawn, name) for name in datasets.DRAWN}  # so that data.load knows them
+# so that data.load knows them
+data.DRAWN |= {name: functools.partial(datasets.drawn, name) for name in datasets.DRAWN}

@@ -18,10 +18,15 @@ WATER, ASPHALT, PAINT, SHADOW = (62, 104, 132), (92, 94, 98), (236, 236, 230), (
 BANK, EARTH, STANDS, TRACK, LAWN = (150, 142, 104), (186, 176, 158), (198, 198, 204), (182, 88, 62), (76, 154, 72)
 ROOFS = np.array([(170, 78, 58), (146, 66, 52), (120, 112, 108), (188, 120, 84)])
 PHRASES = (  # how a caption says it; the second half also claims the fields
-    "an aerial view of {}", "a satellite picture of {}", "{} seen from above", "{} from the air",
-    "an aerial view of {} among fields", "a satellite picture of fields with {}", "{} among fields seen from above",
+    "an aerial view of {}",
+    "a satellite picture of {}",
+    "{} seen from above",
+    "{} from the air",
+    "an aerial view of {} among fields",
+    "a satellite picture of fields with {}",
+    "{} among fields seen from above",
     "fields and {} from the air",
-)  # fmt: skip
+)
 
 
 def fields(rng: np.random.Generator, corners: np.ndarray, depth: int = 4) -> list[np.ndarray]:
@@ -182,9 +187,15 @@ def _tanks(canvas: _Canvas, rng: np.random.Generator, y: float, label: int) -> N
 
 
 PARTS = {
-    "river": _river, "runway": _runway, "houses": _houses, "lake": _lake, "forest": _forest, "road": _road,
-    "stadium": _stadium, "tanks": _tanks,
-}  # fmt: skip
+    "river": _river,
+    "runway": _runway,
+    "houses": _houses,
+    "lake": _lake,
+    "forest": _forest,
+    "road": _road,
+    "stadium": _stadium,
+    "tanks": _tanks,
+}
 MANY = ("houses", "tanks", "fields")  # what a caption says without "a"
 
 

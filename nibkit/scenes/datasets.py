@@ -1,11 +1,11 @@
-"""Evaluation sets: `scenes-objects`, `scenes-captions` and the cat-and-dog picture of Figure 1, which are shipped and show the
-first 32 objects; `scenes-world` and `aerial`, which are drawn when asked for and show all of the world.
+"""Evaluation sets. `scenes-objects`, `scenes-captions` and Figure 1's cat-and-dog picture are shipped and show the
+first 32 objects; `scenes-world` and `aerial` are drawn when asked for and show all of the world.
 
-Item i of a set is a function of (seed, i). Item i of the shipped sets shows object i % 32, or 1 + i % 3 objects, so every
-beginning of a set is about as balanced as the whole. Training never sees these ground textures.
+Item i of a set is a function of (seed, i). Item i of the shipped sets shows object i % 32, or 1 + i % 3 objects, so
+every beginning of a set is about as balanced as the whole. Training never sees these ground textures.
 
-One folder per shipped set: captions.csv (image, text, mask, objects, ground), pictures/ and masks/. A mask file holds 0 for
-the ground and k for the k-th name of the row's `objects`.
+One folder per shipped set: captions.csv (image, text, mask, objects, ground), pictures/ and masks/. A mask file holds 0
+for the ground and k for the k-th name of the row's `objects`.
 """
 
 import csv
@@ -93,20 +93,20 @@ SETS = {"objects": objects, "captions": captions, "cat-and-dog": cat_and_dog}  #
 
 
 def whole_world(n: int = 240, seed: int = 4) -> list[Example]:
-    """`n` pictures with all of the world but aerial scenes: 2k and 2k + 1 are twins, and each caption is false of the other."""
+    """`n` pictures of all of the world but aerial scenes: 2k and 2k + 1 are twins, each caption false of the other."""
     found = []
     for i in range(n):
         rng = np.random.default_rng([seed, i // 2])
         scene = world.invent(rng, TEXTURES)
         twins = scene, world.variant(scene, rng)
         one, other = twins if i % 2 == 0 else twins[::-1]
-        said = world.describe(one, np.random.default_rng([seed, i // 2, i % 2]), world.facts(one) - world.facts(other), 0)
-        found.append(Example(f"{i:04d}", one, *said))
+        rng, about = np.random.default_rng([seed, i // 2, i % 2]), world.facts(one) - world.facts(other)
+        found.append(Example(f"{i:04d}", one, *world.describe(one, rng, about, partial=0)))
     return found
 
 
 def landscapes(n: int = 96, seed: int = 5) -> list[Example]:
-    """`n` aerial pictures of one, two, three, one, ... parts, each part in turn among them, and captions that name all."""
+    """`n` aerial pictures of one, two, three, one, ... parts, each part in turn, and captions that name all."""
     found, names = [], list(aerial.PARTS)
     for i in range(n):
         rng = np.random.default_rng([seed, i])

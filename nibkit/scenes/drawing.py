@@ -1,8 +1,8 @@
 """Scenes: objects on a ground, or parts of a landscape seen from above, drawn with a pixel mask for each.
 
 The sprites in data/scenes/sprites were taken once from the Noto Color Emoji font (see NOTICE) by
-`python -m nibkit.scenes sprites`; no font is needed after that. A sprite of COLOURED can be drawn in any of COLOURS: its
-body takes the colour and keeps its light and shade, the rest stays.
+`python -m nibkit.scenes sprites`; no font is needed after that. A sprite of COLOURED can be drawn in any of COLOURS:
+its body takes the colour and keeps its light and shade, the rest stays.
 """
 
 import functools
@@ -15,35 +15,54 @@ from ..paths import bundled
 from . import aerial
 from .grounds import SIZE, ground
 
-OBJECTS = {
-    "cat": "🐈", "dog": "🐕", "horse": "🐎", "cow": "🐄", "pig": "🐖", "elephant": "🐘", "lion": "🦁", "panda": "🐼",
-    "frog": "🐸", "fish": "🐠", "duck": "🦆", "owl": "🦉", "penguin": "🐧", "butterfly": "🦋", "turtle": "🐢",
-    "bus": "🚌", "car": "🚗", "bicycle": "🚲", "boat": "⛵", "plane": "✈️", "tree": "🌳", "flower": "🌻",
-    "mushroom": "🍄", "banana": "🍌", "pizza": "🍕", "cake": "🎂", "ball": "⚽", "guitar": "🎸", "umbrella": "☂️",
-    "house": "🏠", "camera": "📷", "clock": "⏰",
-    # the second world's
-    "apple": "🍎", "lemon": "🍋", "carrot": "🥕", "burger": "🍔", "cup": "☕", "balloon": "🎈", "piano": "🎹",
-    "book": "📕", "key": "🔑", "bell": "🔔", "hat": "🎩", "shoe": "👟", "shirt": "👕", "dress": "👗", "crown": "👑",
-    "chair": "🪑", "phone": "☎️", "train": "🚂", "truck": "🚚", "tractor": "🚜", "rocket": "🚀", "star": "⭐",
-    "heart": "❤️", "leaf": "🍁", "snowman": "⛄", "robot": "🤖", "rabbit": "🐇", "sheep": "🐑", "mouse": "🐁",
-    "tiger": "🐅", "snake": "🐍", "crab": "🦀", "bee": "🐝", "bag": "🎒", "bucket": "🪣", "tent": "⛺",
-}  # fmt: skip
+OBJECTS = dict(
+    thing.split()
+    for thing in (
+        "cat 🐈, dog 🐕, horse 🐎, cow 🐄, pig 🐖, elephant 🐘, lion 🦁, panda 🐼, frog 🐸, fish 🐠, duck 🦆, "
+        "owl 🦉, penguin 🐧, butterfly 🦋, turtle 🐢, bus 🚌, car 🚗, bicycle 🚲, boat ⛵, plane ✈️, tree 🌳, "
+        "flower 🌻, mushroom 🍄, banana 🍌, pizza 🍕, cake 🎂, ball ⚽, guitar 🎸, umbrella ☂️, house 🏠, "
+        "camera 📷, clock ⏰, "
+        "apple 🍎, lemon 🍋, carrot 🥕, burger 🍔, cup ☕, balloon 🎈, piano 🎹, book 📕, key 🔑, bell 🔔, hat 🎩, "
+        "shoe 👟, shirt 👕, dress 👗, crown 👑, chair 🪑, phone ☎️, train 🚂, truck 🚚, tractor 🚜, rocket 🚀, "
+        "star ⭐, heart ❤️, leaf 🍁, snowman ⛄, robot 🤖, rabbit 🐇, sheep 🐑, mouse 🐁, tiger 🐅, snake 🐍, "
+        "crab 🦀, bee 🐝, bag 🎒, bucket 🪣, tent ⛺"
+    ).split(", ")
+)  # name -> emoji
 FIRST = tuple(OBJECTS)[:32]  # what the first model knows, and the shipped sets show
 
 COLOURS = {  # word -> RGB of a surface in middling light
-    "red": (214, 40, 38), "yellow": (250, 210, 20), "green": (46, 150, 60), "blue": (38, 92, 216),
-    "purple": (134, 62, 184), "pink": (248, 134, 190), "black": (44, 44, 48), "white": (236, 236, 236),
-}  # fmt: skip
-# name -> its natural colour's word ("" where that is none of COLOURS) and its body: hues from, to, in turns (may pass 1),
-# or all that is light or dark and grey
+    "red": (214, 40, 38),
+    "yellow": (250, 210, 20),
+    "green": (46, 150, 60),
+    "blue": (38, 92, 216),
+    "purple": (134, 62, 184),
+    "pink": (248, 134, 190),
+    "black": (44, 44, 48),
+    "white": (236, 236, 236),
+}
+# name -> its natural colour's word ("" where that is none of COLOURS) and its body: hues from, to, in turns (may pass
+# 1), or all that is light or dark and grey
 COLOURED = {
-    "car": ("red", 0.90, 1.07), "umbrella": ("purple", 0.58, 0.78), "flower": ("yellow", 0.09, 0.15),
-    "boat": ("", 0.96, 1.09), "ball": ("white", "light"), "guitar": ("red", 0.95, 1.05),
-    "clock": ("red", 0.95, 1.05), "balloon": ("red", 0.93, 1.06), "book": ("red", 0.93, 1.06),
-    "hat": ("black", "dark"), "shoe": ("blue", 0.5, 0.7), "shirt": ("blue", 0.45, 0.65), "dress": ("blue", 0.5, 0.7),
-    "phone": ("red", 0.93, 1.06), "star": ("yellow", 0.08, 0.18), "heart": ("red", 0.93, 1.06),
-    "bag": ("red", 0.93, 1.06), "bucket": ("blue", 0.5, 0.7), "tent": ("", 0.01, 0.12),
-}  # fmt: skip
+    "car": ("red", 0.90, 1.07),
+    "umbrella": ("purple", 0.58, 0.78),
+    "flower": ("yellow", 0.09, 0.15),
+    "boat": ("", 0.96, 1.09),
+    "ball": ("white", "light"),
+    "guitar": ("red", 0.95, 1.05),
+    "clock": ("red", 0.95, 1.05),
+    "balloon": ("red", 0.93, 1.06),
+    "book": ("red", 0.93, 1.06),
+    "hat": ("black", "dark"),
+    "shoe": ("blue", 0.5, 0.7),
+    "shirt": ("blue", 0.45, 0.65),
+    "dress": ("blue", 0.5, 0.7),
+    "phone": ("red", 0.93, 1.06),
+    "star": ("yellow", 0.08, 0.18),
+    "heart": ("red", 0.93, 1.06),
+    "bag": ("red", 0.93, 1.06),
+    "bucket": ("blue", 0.5, 0.7),
+    "tent": ("", 0.01, 0.12),
+}
 SMALL, LARGE = 52, 104  # an object up to, or from, this many pixels is called so
 
 WHERE = {"left of": (0, 1), "right of": (0, -1), "above": (1, 1), "below": (1, -1)}  # place -> axis, sign of the way
@@ -71,7 +90,7 @@ class Placed:
 
     @property
     def size_word(self) -> str:
-        """"small", "large", or "" between the two."""
+        """What a caption may call its size: "small", "large", or "" between the two."""
         return "small" if self.size <= SMALL else "large" if self.size >= LARGE else ""
 
 
@@ -94,7 +113,7 @@ class Scene:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """What each object's mask is called: its name, with colour or size before it where that tells two of a name apart."""
+        """What each object's mask is called: its name, after its size or colour where that tells two apart."""
         same = {name: [o for o in self.objects if o.name == name] for name in self.names}
         tells = {
             name: [word for word in ("size_word", "colour_word") if len({getattr(o, word) for o in objects}) > 1]
@@ -117,18 +136,21 @@ def _body(rgb: np.ndarray, which: tuple) -> np.ndarray:
         return np.clip((0.5 - high) / 0.1, 0, 1) * np.clip((0.4 - saturation) / 0.1, 0, 1)
     r, g, b = np.moveaxis(rgb, 2, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        hue = np.where(high == r, (g - b) / chroma % 6, np.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4)) / 6
+        hue = (
+            np.where(high == r, (g - b) / chroma % 6, np.where(high == g, (b - r) / chroma + 2, (r - g) / chroma + 4))
+            / 6
+        )
     start, end = which
     far = np.abs((np.nan_to_num(hue) - (start + end) / 2 + 0.5) % 1 - 0.5) - (end - start) / 2  # > 0: outside the hues
     return np.clip(1 - far / 0.03, 0, 1) * np.clip((saturation - 0.06) / 0.1, 0, 1)
 
 
 def _coloured(art: Image.Image, name: str, colour: str) -> Image.Image:
-    """The sprite with its body in `colour`: darker than the body's median goes to black, lighter to white."""
+    """The sprite with its body in `colour`: darker than the middle goes to black, lighter to white."""
     pixels = np.asarray(art, np.float32)
     body = _body(pixels[..., :3] / 255, COLOURED[name][1:]) * (pixels[..., 3] > 0)
     light = pixels[..., :3] @ np.float32([0.3, 0.59, 0.11])
-    middle = np.median(light[body > 0.5])
+    middle = np.quantile(light[body > 0.5], 0.4)
     paint = np.float32(COLOURS[colour])
     shade = np.clip(light / middle, 0.6, None)[..., None]
     gleam = np.clip((light - middle) / (255 - middle + 1), 0, 1)[..., None] * 0.55
@@ -185,8 +207,8 @@ def _pasted(scene: Scene, stamps: list[tuple[Image.Image, tuple[int, int]]]) -> 
 def render(scene: Scene) -> tuple[Image.Image, dict[str, np.ndarray]]:
     """Draw a scene.
 
-    Returns its `picture` and, per label (an object's name, or what `Scene.labels` says; an aerial part), the boolean mask
-    (SIZE, SIZE) of its visible pixels; masks are disjoint.
+    Returns its `picture` and, per label (an object's name, or what `Scene.labels` says; an aerial part), the boolean
+    mask (SIZE, SIZE) of its visible pixels; masks are disjoint.
     """
     if scene.ground == "aerial":
         return aerial.draw(scene.parts, [scene.texture])
@@ -217,7 +239,7 @@ def phrases(o: Placed) -> list[str]:
 
 
 def place(a: Placed, b: Placed) -> str:
-    """"left of", "right of", "above" or "below" where `a` is clearly so of `b`, else ""."""
+    """Where `a` clearly is, seen from `b`: "left of", "right of", "above", "below", else ""."""
     way = b.x - a.x, b.y - a.y
     for name, (axis, sign) in WHERE.items():
         along, across = sign * way[axis], abs(way[1 - axis])
@@ -227,7 +249,7 @@ def place(a: Placed, b: Placed) -> str:
 
 
 def places(a: Placed, b: Placed) -> frozenset[str]:
-    """The facts of where `a` is, seen from `b`, each said one way round: "left of" and "above" stand for their reverses."""
+    """The facts of where `a` is, seen from `b`; "left of" and "above" stand for their reverses too."""
     where = place(a, b)
     if where in ("right of", "below"):
         return places(b, a)
@@ -238,9 +260,9 @@ def places(a: Placed, b: Placed) -> frozenset[str]:
 def facts(scene: Scene) -> frozenset[str]:
     """All that a caption can truly claim.
 
-    The ground ("grass"); for every phrase that fits an object that there is one ("red ball") and how many there are ("2 red
-    ball", exactly); "red ball left of dog" and "cat above dog" where some such pair lies so. Of an aerial scene "aerial"
-    and its parts ("aerial river").
+    The ground ("grass"); for every phrase that fits an object, that there is one ("red ball") and how many there are
+    ("2 red ball", exactly); "red ball left of dog" and "cat above dog" where some such pair lies so. Of an aerial scene
+    "aerial" and its parts ("aerial river").
     """
     if scene.ground == "aerial":
         return frozenset(["aerial", "aerial fields", *(f"aerial {part}" for part in scene.parts)])

@@ -1,8 +1,8 @@
 """Captions of scenes: what they say, what that claims, and which of their words name what.
 
 A caption says something of some of a scene's groups (the objects of one label): "a cat", "two red balls", "one small
-ball"; of two of them perhaps where one is seen from the other; and perhaps the ground. Each thing said is a claim, one of
-the scene's `facts`.
+ball"; of two of them perhaps where one is seen from the other; and perhaps the ground. Each thing said is a claim, one
+of the scene's `facts`.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.captions import article, words_of
 from . import aerial
-from .drawing import COLOURS, OBJECTS, Placed, Scene, coloured, facts, phrases, place
+from .drawing import COLOURS, OBJECTS, WHERE, Placed, Scene, coloured, facts, phrases, place
 from .grounds import GROUNDS
 
 LONGEST = 22  # words and commas of a caption; each is one token of CLIP's, and the two ends are two more
@@ -20,7 +20,7 @@ NUMBERS = {2: "two", 3: "three", 4: "four"}
 IRREGULAR = {"fish": "fish", "sheep": "sheep", "mouse": "mice", "leaf": "leaves", "snowman": "snowmen"}
 OPENINGS = ("", "", "a photo of ", "a picture of ", "there is ")
 JOINTS = (" and ", " and ", " next to ", " with ")
-ADJECTIVES = {*COLOURS, "small", "large"}
+ADJECTIVES = (*COLOURS, "small", "large")
 
 
 def plural(phrase: str) -> str:
@@ -40,11 +40,8 @@ def plural(phrase: str) -> str:
 
 
 SINGULAR = {plural(name): name for name in OBJECTS} | {name: name for name in OBJECTS}
-WORDS = (
-    *SINGULAR, *sorted(ADJECTIVES), *NUMBERS.values(), *aerial.PARTS,
-    *sorted(set(" ".join([*GROUNDS.values(), *OPENINGS, *JOINTS, *aerial.PHRASES]).replace("{}", "").split()) - {","}),
-    "an", "a", "one", "are", "to", "the", "left", "right", "of", "above", "below", ",",
-)  # fmt: skip  # all that a caption can say
+SAID = (*GROUNDS.values(), *OPENINGS, *JOINTS, *aerial.PHRASES, *WHERE, "to the", "a an one are among ,")
+WORDS = (*SINGULAR, *ADJECTIVES, *NUMBERS.values(), *aerial.PARTS, *" ".join(SAID).replace("{}", "").split())
 
 
 def groups(scene: Scene) -> list[list[Placed]]:
@@ -55,12 +52,17 @@ def groups(scene: Scene) -> list[list[Placed]]:
     return list(found.values())
 
 
+def fits(phrase: str, label: str) -> bool:
+    """Whether a phrase says all that a label does: "small red ball" says "red ball"."""
+    return set(label.split()) <= set(phrase.split())
+
+
 # --- what can be said --------------------------------------------------------------------------------------------
 
 
 def _of_group(group: list[Placed], label: str) -> list[tuple[str, str]]:
     """(words, claim) of all that can be said of a group: how it is called, and how many there are."""
-    called, n = [p for p in phrases(group[0]) if set(label.split()) <= set(p.split())], len(group)
+    called, n = [p for p in phrases(group[0]) if fits(p, label)], len(group)
     if n > 1:
         return [(f"{NUMBERS[n]} {plural(p)}", f"{n} {p}") for p in called]
     return [(article(p), p) for p in called] + [(f"one {p}", f"1 {p}") for p in called]
@@ -70,7 +72,7 @@ def _of_places(one: list[Placed], other: list[Placed], labels: tuple[str, str]) 
     """(words, claim) of where the one object is, seen from the other; none where that is not clear."""
     if len(one) > 1 or len(other) > 1 or not (where := place(one[0], other[0])):
         return []
-    a, b = ([p for p in coloured(o[0]) if set(label.split()) <= set(p.split())] for o, label in zip((one, other), labels))
+    a, b = ([p for p in coloured(o[0]) if fits(p, label)] for o, label in zip((one, other), labels))
     said = [where, f"to the {where}"] if where.endswith("of") else [where]
     found = []
     for x in a:
@@ -86,12 +88,12 @@ def _options(scene: Scene) -> tuple[dict[str, list], list[list]]:
     """(words, claim) of all that can be said: of each label's group, and of each two of them."""
     said = dict(zip(dict.fromkeys(scene.labels), groups(scene)))
     of_pairs = [_of_places(said[a], said[b], (a, b)) for a in said for b in said if a != b]
-    return {label: _of_group(group, label) for label, group in said.items()}, [options for options in of_pairs if options]
+    return {label: _of_group(group, label) for label, group in said.items()}, list(filter(None, of_pairs))
 
 
 @functools.lru_cache(maxsize=4096)
 def sayable(scene: Scene) -> frozenset[str]:
-    """Those facts of a scene that a caption can claim; of where things are, only what tells one of a pair from the other."""
+    """Those facts of a scene that a caption can claim."""
     if scene.ground == "aerial":
         return facts(scene)
     of_groups, of_pairs = _options(scene)
@@ -112,8 +114,8 @@ def describe(
 ) -> tuple[str, frozenset[str]]:
     """A caption of the scene, and what it claims: some of `facts(scene)`.
 
-    about: facts of which the caption claims at least one, where it can say any of them; `facts(scene) - facts(twin)` make
-    it false of the twin. With probability `partial` one object or group of several is left out, as people do.
+    about: facts of which the caption claims at least one, where it can say any of them; `facts(scene) - facts(twin)`
+    make it false of the twin. With probability `partial` one object or group of several is left out, as people do.
     """
     about = frozenset(about)
     if scene.ground == "aerial":
@@ -130,11 +132,14 @@ def describe(
     rest = [label for label in labels if label not in first]
     if rest and rng.random() < partial:
         rest = rest[1:]
-    things = [_pick(rng, narrowed.get(label, of_groups[label]) if label in first else of_groups[label]) for label in first + rest]
+    options = [narrowed.get(label, of_groups[label]) for label in first] + [of_groups[label] for label in rest]
+    things = [_pick(rng, choice) for choice in options]
     return _finish(scene, rng, things, str(rng.choice(JOINTS)) if len(things) == 2 else " and ", about)
 
 
-def _finish(scene: Scene, rng: np.random.Generator, things: list[tuple[str, str]], joint: str, about) -> tuple[str, frozenset[str]]:
+def _finish(
+    scene: Scene, rng: np.random.Generator, things: list[tuple[str, str]], joint: str, about
+) -> tuple[str, frozenset[str]]:
     """The things said, `things[0]` for certain, as one caption of at most LONGEST words and commas."""
     opening = str(rng.choice(OPENINGS))
     ground = f" {GROUNDS[scene.ground]}" if scene.ground in about or rng.random() < 0.5 else ""
@@ -171,8 +176,8 @@ def words(text: str, scene: Scene) -> dict[int, str]:
         start = i
         while start and split[start - 1] in ADJECTIVES:
             start -= 1
-        said = {*split[start:i], SINGULAR[word]}
-        label = next((l for o, l in zip(scene.objects, scene.labels) if said <= set(phrases(o)[0].split())), None)
+        said = " ".join([*split[start:i], SINGULAR[word]])
+        label = next((own for o, own in zip(scene.objects, scene.labels) if fits(phrases(o)[0], said)), None)
         if label:
             found |= dict.fromkeys(range(start, i + 1), label)
     return found

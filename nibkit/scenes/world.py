@@ -1,10 +1,11 @@
 """The scenes world: scenes invented at random, and twins of them that differ in one thing.
 
-A `Scene` says what is where; `render` draws it; `describe` writes a caption and says what it claims; `is_true` tells whether
-that holds of another scene. Everything is a function of a seeded generator, so the same seed gives the same pictures byte
-for byte.
+A `Scene` says what is where; `render` draws it; `describe` writes a caption and says what it claims; `is_true` tells
+whether that holds of another scene. Everything is a function of a seeded generator, so the same seed gives the same
+pictures byte for byte.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -12,17 +13,24 @@ import numpy as np
 
 from ..data.captions import prompt
 from . import aerial
-from .drawing import (
-    COLOURED, COLOURS, FIRST, LARGE, OBJECTS, SMALL, Placed, Scene, facts, is_true, picture, place, render, sprite,
-)  # fmt: skip
-from .grounds import GROUNDS, SIZE, ground
+from .drawing import COLOURED, COLOURS, FIRST, OBJECTS, Placed, Scene, facts, is_true, picture, place, render
+from .grounds import GROUNDS, SIZE
 from .language import WORDS, describe, groups, sayable, words
 
 __all__ = [
-    "CAT_AND_DOG", "COLOURED", "COLOURS", "FACTS", "FIRST", "GROUNDS", "LARGE", "OBJECTS", "SIZE", "SMALL", "WORDS",
-    "Placed", "Sample", "Scene", "counterpart", "describe", "facts", "ground", "invent", "is_true", "picture", "random_scene",
-    "render", "sample", "sprite", "twin", "variant", "words",
-]  # fmt: skip
+    "FIRST",
+    "GROUNDS",
+    "OBJECTS",
+    "SIZE",
+    "WORDS",
+    "Placed",
+    "Sample",
+    "Scene",
+    "counterpart",
+    "describe",
+    "facts",
+]
+__all__ += ["invent", "is_true", "landscape", "picture", "random_scene", "render", "sample", "twin", "variant", "words"]
 
 FACTS = 48  # no invented scene has more facts
 MOST = 4  # objects in a scene
@@ -98,10 +106,11 @@ def _kinds(rng: np.random.Generator, counts: tuple[int, ...]) -> list[tuple[str,
         known = {name for name, _, _ in kinds}
         pool = [name for name in (COLOURED if rng.random() < 0.4 else names) if name not in known]
         name = _one(rng, pool)
-        sizes = ["", "", "small", "large"] if total < 3 or (n == 1 and "large" not in {k[2] for k in kinds}) else ["", "small"]
+        roomy = total < 3 or (n == 1 and all(size != "large" for _, _, size in kinds))
+        sizes = ["", "", "small", "large"] if roomy else ["", "small"]
         kinds.append((name, _colour(rng, name), _one(rng, sizes)))
     if len(counts) > 1 and rng.random() < 0.25:
-        (name, colour, size), how = kinds[0], _one(rng, TWO)
+        (name, colour, _), how = kinds[0], _one(rng, TWO)
         if how == "colour" and name in COLOURED:
             first, second = rng.permutation(list(COLOURS))[:2]
             kinds[:2] = (name, str(first), ""), (name, str(second), "")
@@ -111,10 +120,15 @@ def _kinds(rng: np.random.Generator, counts: tuple[int, ...]) -> list[tuple[str,
     return kinds
 
 
+def _lost(objects: Iterable[Placed], ground: str) -> bool:
+    """Whether an object has the colour of the ground."""
+    return any(o.colour_word == BLENDS[ground] for o in objects)
+
+
 def _ground(rng: np.random.Generator, objects, but: str = "") -> str | None:
     """A ground in which no object's colour is lost, and not `but`; None where there is none."""
-    colours = {o.colour_word for o in objects}
-    return _one(rng, fit) if (fit := [g for g, lost in BLENDS.items() if lost not in colours and g != but]) else None
+    fit = [ground for ground in GROUNDS if ground != but and not _lost(objects, ground)]
+    return _one(rng, fit) if fit else None
 
 
 def invent(rng: np.random.Generator, textures: range = range(48)) -> Scene:
@@ -212,13 +226,13 @@ def _other_ground(scene: Scene, rng: np.random.Generator, group: list[Placed]) -
     return replace(scene, ground=lies) if lies else None
 
 
-CHANGES = (_other_colour, _other_colour, _other_size, _other_count, _other_object, _other_place, _other_place, _other_ground)
+CHANGES = (_other_colour,) * 2 + (_other_size, _other_count, _other_object) + (_other_place,) * 2 + (_other_ground,)
 
 
 def variant(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene with one change: another colour, size, count, object, place or ground; of an aerial one another part.
+    """The same scene with one change: another colour, size, count, object, place or ground, or another aerial part.
 
-    A caption can say something of either that is false of the other: `describe(scene, rng, facts(scene) - facts(other))`.
+    A caption can say of either what is false of the other: `describe(scene, rng, facts(scene) - facts(other))`.
     """
     if scene.ground == "aerial":
         k, parts = int(rng.integers(len(scene.parts))), list(scene.parts)
@@ -227,9 +241,10 @@ def variant(scene: Scene, rng: np.random.Generator) -> Scene:
     while True:
         for k in rng.permutation(len(CHANGES)):
             other = CHANGES[k](scene, rng, _one(rng, groups(scene)))
-            if other and len(facts(other)) <= FACTS and BLENDS[other.ground] not in {o.colour_word for o in other.objects}:
-                if sayable(scene) - facts(other) and sayable(other) - facts(scene):
-                    return other
+            if not other or len(facts(other)) > FACTS or _lost(other.objects, other.ground):
+                continue
+            if sayable(scene) - facts(other) and sayable(other) - facts(scene):
+                return other
 
 
 def twin(seed: int, i: int, textures: range = range(48)) -> tuple[Scene, Scene]:
@@ -245,8 +260,8 @@ def twin(seed: int, i: int, textures: range = range(48)) -> tuple[Scene, Scene]:
 def sample(seed: int, i: int, captions: int = 2) -> list[Sample]:
     """Two pictures with `captions` captions each: item i of what training sees, a function of (seed, i).
 
-    A quarter: two single objects, the first caption "a photo of a NAME"; one of seven: two scenes of one to three uncoloured
-    objects; else a `twin`, whose first captions each tell it from the other.
+    A quarter: two single objects, the first caption "a photo of a NAME"; one of seven: two scenes of one to three
+    uncoloured objects; else a `twin`, whose captions but for the last tell it from the other.
     """
     rng = np.random.default_rng([seed, i])
     kind = rng.random()
