@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nibkit import data
-from nibkit.scenes import aerial, datasets
+from nibkit.scenes import aerial, datasets, world
 
 SETS = [(part,) for part in aerial.PARTS] + [
     ("river", "houses"),
@@ -74,6 +74,15 @@ def test_the_set_is_drawn_when_asked_for():
         assert set(pair.words.values()) | {"fields"} == set(pair.masks) == {"fields", *example.scene.parts}
         assert all(pair.text.split()[i].strip(",") == name for i, name in pair.words.items())
     assert np.array_equal(pairs[3].image, datasets.drawn("aerial")[3].image)
+
+
+def test_landscapes_have_the_parts_asked_for():
+    rng = np.random.default_rng(0)
+    scenes = [world.landscape(rng, "tanks", 2) for _ in range(20)]
+    assert all(s.parts[0] == "tanks" and len(set(s.parts)) == 2 for s in scenes)
+    assert {s.parts[1] for s in scenes} > {"river", "lake"} and len({s.texture for s in scenes}) == 20
+    assert {len(world.landscape(rng).parts) for _ in range(20)} == {1, 2, 3}
+    assert {len(e.scene.parts) for e in datasets.landscapes(3)} == {1, 2, 3}
 
 
 def test_unknown_parts_and_too_many():
