@@ -146,10 +146,10 @@ def test_objects_are_in_sight_apart_and_where_they_are_said_to_be(k):
             label = scene.labels[scene.objects.index(o)]
             assert (masks[label] & alone[o.name]).sum() > 0.75 * alone[o.name].sum() > 100
         for fact in world.facts(scene):
-            if found := re.fullmatch("(.*) (left of|above) (.*)", fact):
-                if found[1] in masks and found[3] in masks and max(map(scene.labels.count, (found[1], found[3]))) == 1:
-                    (y, x), (v, u) = (np.argwhere(masks[found[i]]).mean(0) for i in (1, 3))
-                    assert u - x > abs(v - y) if found[2] == "left of" else v - y > abs(u - x)
+            found = re.fullmatch("(.*) (left of|above) (.*)", fact)
+            if found and scene.labels.count(found[1]) == scene.labels.count(found[3]) == 1:
+                (y, x), (v, u) = (np.argwhere(masks[found[i]]).mean(0) for i in (1, 3))
+                assert u - x > abs(v - y) if found[2] == "left of" else v - y > abs(u - x)
 
 
 @pytest.mark.parametrize("name", drawing.COLOURED)

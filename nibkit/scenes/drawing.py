@@ -15,19 +15,20 @@ from ..paths import bundled
 from . import aerial
 from .grounds import SIZE, ground
 
-OBJECTS = dict(
-    thing.split()
-    for thing in (
-        "cat 🐈, dog 🐕, horse 🐎, cow 🐄, pig 🐖, elephant 🐘, lion 🦁, panda 🐼, frog 🐸, fish 🐠, duck 🦆, "
-        "owl 🦉, penguin 🐧, butterfly 🦋, turtle 🐢, bus 🚌, car 🚗, bicycle 🚲, boat ⛵, plane ✈️, tree 🌳, "
-        "flower 🌻, mushroom 🍄, banana 🍌, pizza 🍕, cake 🎂, ball ⚽, guitar 🎸, umbrella ☂️, house 🏠, "
-        "camera 📷, clock ⏰, "
-        "apple 🍎, lemon 🍋, carrot 🥕, burger 🍔, cup ☕, balloon 🎈, piano 🎹, book 📕, key 🔑, bell 🔔, hat 🎩, "
-        "shoe 👟, shirt 👕, dress 👗, crown 👑, chair 🪑, phone ☎️, train 🚂, truck 🚚, tractor 🚜, rocket 🚀, "
-        "star ⭐, heart ❤️, leaf 🍁, snowman ⛄, robot 🤖, rabbit 🐇, sheep 🐑, mouse 🐁, tiger 🐅, snake 🐍, "
-        "crab 🦀, bee 🐝, bag 🎒, bucket 🪣, tent ⛺"
-    ).split(", ")
-)  # name -> emoji
+OBJECTS = {  # name -> emoji
+    name: emoji
+    for line in (
+        "cat 🐈, dog 🐕, horse 🐎, cow 🐄, pig 🐖, elephant 🐘, lion 🦁, panda 🐼, frog 🐸, fish 🐠, duck 🦆",
+        "owl 🦉, penguin 🐧, butterfly 🦋, turtle 🐢, bus 🚌, car 🚗, bicycle 🚲, boat ⛵, plane ✈️, tree 🌳",
+        "flower 🌻, mushroom 🍄, banana 🍌, pizza 🍕, cake 🎂, ball ⚽, guitar 🎸, umbrella ☂️, house 🏠",
+        "camera 📷, clock ⏰",
+        "apple 🍎, lemon 🍋, carrot 🥕, burger 🍔, cup ☕, balloon 🎈, piano 🎹, book 📕, key 🔑, bell 🔔, hat 🎩",
+        "shoe 👟, shirt 👕, dress 👗, crown 👑, chair 🪑, phone ☎️, train 🚂, truck 🚚, tractor 🚜, rocket 🚀",
+        "star ⭐, heart ❤️, leaf 🍁, snowman ⛄, robot 🤖, rabbit 🐇, sheep 🐑, mouse 🐁, tiger 🐅, snake 🐍",
+        "crab 🦀, bee 🐝, bag 🎒, bucket 🪣, tent ⛺",
+    )
+    for name, emoji in (thing.split() for thing in line.split(", "))
+}
 FIRST = tuple(OBJECTS)[:32]  # what the first model knows, and the shipped sets show
 
 COLOURS = {  # word -> RGB of a surface in middling light
