@@ -5,6 +5,7 @@ without hooks.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
+from ..models.devices import in_parts
 from ..models.sharing import once
 from ..models.towers import Layer, State, Tower, allowed, ragged
 
@@ -84,9 +86,13 @@ def _each(clip, pixels, ids, measure, layer, batch_size) -> list[Tensor]:
     found = []
     for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings)):
         rows = tower.rows_at_once(batch_size, state, layer)
-        parts = torch.arange(len(target), device=target.device).split(rows)
-        found.append(torch.cat([measure(tower, state.pick(part), layer, target[part]) for part in parts]))
+        work = partial(_part, measure, tower, state, layer, target)
+        found.append(torch.cat([*in_parts(len(target), rows, work)]))
     return found
+
+
+def _part(measure, tower: Tower, state: State, layer: int, target: Tensor, part: slice) -> Tensor:
+    return measure(tower, state.pick(part), layer, target[part])
 
 
 def _packed(clip, ids: list[Tensor], image: Tensor, text: Tensor) -> Attribution:

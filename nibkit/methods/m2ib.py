@@ -11,7 +11,10 @@ Wang, Rudner & Wilson, Visual Explanations of Image-Text Representations via Mul
 Attribution, NeurIPS 2023.
 """
 
-from functools import partial
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,6 +24,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
+from ..models.devices import in_parts, onto
 from ..models.towers import Layer, State, Tower, ragged
 from ._gradient import behind, seen
 from .registry import method
@@ -34,39 +38,66 @@ def divergence(alpha: Tensor, h: Tensor) -> Tensor:
     return -0.5 * (1 + log_var - (alpha.sigmoid() * h) ** 2 - log_var.exp())
 
 
-class Noise:
-    """Draws (B, samples, T, C) of e in which every pair has the stream it would have alone, whatever the batch.
-
-    `rng` holds where that stream starts. A step draws (samples, own length, C): one generator per length is enough.
+class Stream(NamedTuple):
+    """Where a pair's noise comes from: the CPU's generator on every device, so that a seed means one map. It draws
+    `before`, a shape, at each of `steps` steps, then its own.
     """
 
-    def __init__(self, rng: torch.Generator, lengths: list[int], samples: int, width: int):
-        self.lengths, self.shape = lengths, (samples, width)
-        self.streams = {n: rng.clone_state() for n in set(lengths)}
+    seed: int
+    steps: int
+    samples: int
+    before: tuple[int, ...] = ()
 
-    def draw(self) -> Tensor:
-        """The next e, (B, samples, T, C), zero behind a pair's own length."""
-        samples, width = self.shape
-        drawn = {n: torch.randn(samples, n, width, generator=rng) for n, rng in self.streams.items()}
-        longest = max(self.lengths)
-        return torch.stack([F.pad(drawn[n], (0, 0, 0, longest - n)) for n in self.lengths])
+
+@lru_cache(maxsize=8)
+def _start(stream: Stream) -> Tensor:
+    rng = torch.Generator().manual_seed(stream.seed)
+    for _ in range(stream.steps if stream.before else 0):
+        torch.randn(stream.samples, *stream.before, generator=rng)
+    return rng.get_state()
+
+
+def draws(stream: Stream, length: int, width: int) -> Iterator[Tensor]:
+    """e of one step after the other for pairs of this length, (samples, length, C): pairs of one length have one stream."""
+    rng = torch.Generator()
+    rng.set_state(_start(stream))
+    while True:
+        yield torch.randn(stream.samples, length, width, generator=rng)
+
+
+@lru_cache(maxsize=128)
+def _kept(device: torch.device, stream: Stream, length: int, width: int) -> tuple[Tensor, ...]:
+    """`draws` of all steps on a GPU, for this batch and the next: drawing them took longer than all that is done with them."""
+    return onto(device, torch.stack(list(islice(draws(stream, length, width), stream.steps)))).unbind()
+
+
+def noise(stream: Stream, lengths: list[int], width: int, device: torch.device) -> Iterator[Tensor]:
+    """e of one step after the other, (B, samples, T, C), zero behind a pair's own length; (1, samples, T, C) for all pairs
+    where their lengths are one.
+    """
+    known = sorted(set(lengths))
+    of = draws if device.type == "cpu" else partial(_kept, device)
+    kind = onto(device, torch.tensor([known.index(n) for n in lengths]))
+    for step in zip(*(of(stream, n, width) for n in known)):
+        drawn = torch.stack([F.pad(e, (0, 0, 0, known[-1] - n)) for n, e in zip(known, step)])
+        yield drawn if len(known) == 1 else drawn[kind]
 
 
 def optimise(
-    tower: Tower, state: State, layer: int, target: Tensor, noise: Noise, updates: int, beta: float, lr: float
+    tower: Tower, state: State, layer: int, target: Tensor, lengths: list[int], stream: Stream, beta: float, lr: float
 ) -> Tensor:
-    """Token scores (B, T) after `updates` steps of Adam; `state` enters block `layer`."""
-    h, lengths = state.tokens, torch.tensor(noise.lengths, device=target.device)
-    alive = (torch.arange(h.shape[1], device=h.device) < lengths[:, None])[..., None]
-    samples = noise.shape[0]
+    """Token scores (B, T) after steps - 1 steps of Adam; `state` enters block `layer`."""
+    h, samples, device = state.tokens, stream.samples, state.tokens.device
+    n = onto(device, torch.tensor(lengths))
+    alive = (torch.arange(h.shape[1], device=device) < n[:, None])[..., None]
     readout, target = state.readout.repeat_interleave(samples), target.repeat_interleave(samples, 0)
     alpha = torch.full_like(h, OPEN).requires_grad_()
     adam = torch.optim.Adam([alpha], lr=lr)
-    for _ in range(updates):
+    for e in islice(noise(stream, lengths, h.shape[2], device), stream.steps - 1):
         lam = alpha.sigmoid()
-        t = (lam * h)[:, None] + (1 - lam)[:, None] * noise.draw().to(h)  # (B, samples, T, C)
+        t = (lam * h)[:, None] + (1 - lam)[:, None] * e.to(h)  # (B, samples, T, C)
         cosine = F.cosine_similarity(tower.embed(State(t.flatten(0, 1), readout), layer), target)
-        kl = (divergence(alpha, h) * alive).sum((1, 2)) / (lengths * h.shape[2])
+        kl = (divergence(alpha, h) * alive).sum((1, 2)) / (n * h.shape[2])
         loss = beta * kl - cosine.unflatten(0, (-1, samples)).mean(1)
         (alpha.grad,) = torch.autograd.grad(loss.sum(), alpha)  # Adam is element-wise: the pairs of a batch stay apart
         adam.step()
@@ -92,7 +123,7 @@ def m2ib(
     layer: the *output* of this block is gated (one block later than NIB's), so not the last one. steps: forwards of
     the published loop; the map is what the last one sees, after steps - 1 updates, so that one need not run here.
     beta: price of a nat against a unit of cosine; lr: Adam's; samples: noisy copies per step. seed: every pair starts
-    from it, so no map depends on the batch. batch_size: rows at once, or memory such as "500MB".
+    from it, so no map depends on the batch, and noise is the same on a GPU as on a CPU. batch_size: rows at once, or memory such as "500MB".
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
@@ -100,19 +131,19 @@ def m2ib(
     states = [tower.state(x, k) for tower, x, k in zip(towers, (pixels, ids), layer)]
     embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
     places = states[0].tokens.shape[1:]
-    starts = [torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)]
-    for _ in range(steps):  # a pair's one stream serves the picture first: the text's part begins behind that
-        torch.randn(samples, *places, generator=starts[1])
     lengths = [places[0]] * len(ids), seen(clip.text, states[1]).sum(1).tolist()
-    images, texts = [], []
-    for tower, state, first, target, n, rng, scores in zip(
-        towers, states, layer, embeddings[::-1], lengths, starts, (images, texts)
-    ):
+    streams = Stream(seed, steps, samples), Stream(seed, steps, samples, tuple(places))  # one stream serves the picture first
+    scores = []
+    for tower, state, first, target, n, stream in zip(towers, states, layer, embeddings[::-1], lengths, streams):
+
+        def part_of(part: slice) -> Tensor:
+            some = State(state.tokens[part, : max(n[part])], state.readout[part])
+            found = optimise(tower, some, first, target[part], n[part], stream, beta, lr)
+            return F.pad(found, (0, max(n) - found.shape[1]))
+
         rows = tower.rows_at_once(batch_size, state, first)
-        for part in torch.arange(len(ids)).split(max(1, rows // samples)):
-            noise = Noise(rng, [n[k] for k in part], samples, state.tokens.shape[2])
-            some = State(state.tokens[part, : max(noise.lengths)], state.readout[part])
-            scores.extend(optimise(tower, some, first, target[part], noise, steps - 1, beta, lr))
+        scores.append(torch.cat([*in_parts(len(ids), max(1, rows // samples), part_of)]))
+    image, text = scores
     info = pd.DataFrame({"passes": np.full(len(ids), (steps - 1) * samples)})
-    patches = clip.image.patches(torch.stack(images)).float().cpu().numpy()
-    return Attribution(patches, as_arrays(ragged(texts, ids)), clip.image.size, info)
+    patches = clip.image.patches(image).float().cpu().numpy()
+    return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number
-from ..models.towers import State, Tower, ragged
+from ..models.devices import in_parts, onto, same_products
+from ..models.towers import State, Tower, at_hand, ragged
 from .registry import method
 
 
@@ -29,8 +30,8 @@ def walk(
     tower: Tower, rows: State, target: Tensor, steps: int, step_size: float, at_once: int, same: Tensor | None = None
 ) -> Tensor:
     """Token scores (B, T). Where `same` (B, T, T) is 1, two places are one token: they move as one, share a score."""
-    scores = []
-    for part in torch.arange(len(target), device=target.device).split(at_once):
+
+    def part_of(part: slice) -> Tensor:
         h, readout = rows.pick(part)
         total = 0
         for _ in range(steps):
@@ -41,8 +42,19 @@ def walk(
                 gradient = same[part] @ gradient
             h = h.detach() - step_size * gradient.sign()
             total = total + step_size * gradient.abs().sum(-1)
-        scores.append(total)
-    return torch.cat(scores)
+        return total
+
+    return torch.cat([*in_parts(len(target), at_once, part_of)])
+
+
+def same_tokens(ids: list[Tensor], rows: State) -> Tensor:
+    """(B, T, T): which places hold the same token; padding is each by itself. Built where the ids are at hand."""
+    tokens = -torch.arange(1, rows.tokens.shape[1] + 1).repeat(len(ids), 1)
+    for row, i, end in zip(tokens, at_hand(ids), rows.readout.tolist()):
+        n = min(len(i), end + 1)
+        row[:n] = i[:n]
+    tokens = onto(rows.tokens.device, tokens)
+    return (tokens[:, :, None] == tokens[:, None]).to(rows.tokens)
 
 
 @method(unit="cosine", step_size=partial(number, zero=False))
@@ -66,15 +78,9 @@ def mfaba(
     """
     towers = clip.image, clip.text
     embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-    with torch.no_grad():
+    with torch.no_grad(), same_products():
         rows = [tower.rows(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-    same = None
-    if protocol == "paper":
-        tokens = -torch.arange(1, rows[1].tokens.shape[1] + 1, device=clip.device).repeat(len(ids), 1)  # padding: alone
-        for row, i, end in zip(tokens, ids, rows[1].readout.tolist()):
-            n = min(len(i), end + 1)
-            row[:n] = i[:n]
-        same = (tokens[:, :, None] == tokens[:, None]).to(rows[1].tokens)
+    same = same_tokens(ids, rows[1]) if protocol == "paper" else None
     at_once = [tower.rows_at_once(batch_size, row, 0) for tower, row in zip(towers, rows)]
     image = walk(clip.image, rows[0], embeddings[1], steps, step_size, at_once[0])
     text = walk(clip.text, rows[1], embeddings[0], steps, step_size, at_once[1], same)

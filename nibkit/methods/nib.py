@@ -8,6 +8,7 @@ lam narrows the whole layer from open (lam = 1) to closed (lam = 0), and each en
 A token's score is the sum over its channels. Negative scores are evidence against the match.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number, one_of, whole
+from ..models.devices import in_parts
 from ..models.towers import Layer, State, Tower, ragged
 from .registry import method
 
@@ -64,15 +66,19 @@ class Bottleneck:
     def __init__(self, tower: Tower, state: State, layer: int, target: Tensor, batch_size: int = 64):
         self.tower, self.state, self.layer, self.target, self.batch_size = tower, state, layer, target, batch_size
 
-    def _chunks(self, lam: Tensor, rows: Tensor):
-        for part in torch.arange(len(rows), device=rows.device).split(self.batch_size):
+    def _chunks(self, lam: Tensor, rows: Tensor, work: Callable) -> Iterator:
+        """work(state, narrowed tokens, targets) of the rows, `batch_size` at a time."""
+
+        def of(part: slice):
             z = self.state.pick(rows[part])
-            yield z, z.tokens * lam[part, None, None], self.target[rows[part]]
+            return work(z, z.tokens * lam[part, None, None], self.target[rows[part]])
+
+        return in_parts(len(rows), self.batch_size, of)
 
     @torch.no_grad()
     def value(self, lam: Tensor, rows: Tensor) -> Tensor:
         """F(lam Z) for pairs `rows` (N,) at `lam` (N,): forward only."""
-        return torch.cat([self._similarity(*chunk) for chunk in self._chunks(lam, rows)])
+        return torch.cat([*self._chunks(lam, rows, self._similarity)])
 
     @torch.no_grad()
     def closed(self) -> Tensor:
@@ -83,13 +89,13 @@ class Bottleneck:
 
     def slope(self, lam: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """F(lam Z) (N,), and sum_c z dF/dz at lam Z per token (N, T): one forward and one backward per `batch_size` rows."""
-        values, slopes = [], []
-        for z, tokens, target in self._chunks(lam, rows):
-            tokens.requires_grad_()
-            value = self._similarity(z, tokens, target)
+
+        def work(z: State, tokens: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            value = self._similarity(z, tokens.requires_grad_(), target)
             (gradient,) = torch.autograd.grad(value.sum(), tokens)
-            values.append(value.detach())
-            slopes.append((z.tokens * gradient).sum(-1))
+            return value.detach(), (z.tokens * gradient).sum(-1)
+
+        values, slopes = zip(*self._chunks(lam, rows, work))
         return torch.cat(values), torch.cat(slopes)
 
     def slopes(self, lam: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
-from ..models.towers import State, at_least_single, ragged
+from ..models.devices import in_parts, onto
+from ..models.towers import State, at_hand, at_least_single, ragged
 from .registry import method
 
 
@@ -34,24 +35,31 @@ def cell(size: int, grid: int) -> int:
     return max(1, -(-size // grid))
 
 
-def windows(shift: np.ndarray, size: int, grid: int) -> Tensor:
-    """Linear maps (*shift.shape, size, grid) from `grid` cells to the `size` places behind each shift."""
+def windows(size: int, grid: int) -> Tensor:
+    """Linear maps (cell, size, grid) from `grid` cells to the `size` places behind each shift."""
     times = (grid + 1) * cell(size, grid) / grid  # half-pixel centres, borders mirrored about the edge sample's centre:
     enlarge = zoom(np.eye(grid), (times, 1), order=1, mode="mirror", grid_mode=True)
-    return torch.from_numpy(enlarge[shift[..., None] + np.arange(size)]).float()
+    return torch.from_numpy(enlarge[np.arange(cell(size, grid))[:, None] + np.arange(size)]).float()
 
 
-def image_masks(opened: np.ndarray, shift: np.ndarray, size: int) -> Tensor:
-    """Grids (N, grid, grid) and shifts (N, 2) -> masks (N, size, size)."""
-    w = windows(shift, size, opened.shape[-1])
-    return w[:, 0] @ torch.from_numpy(opened).float() @ w[:, 1].mT
+class Masks:
+    """A picture's masks: `opened` (N, grid, grid) bool and `shift` (N, 2), drawn on the CPU as published, grown on `device`."""
+
+    def __init__(self, opened: np.ndarray, shift: np.ndarray, size: int, device: torch.device = torch.device("cpu")):
+        given = windows(size, opened.shape[-1]), torch.from_numpy(opened).float(), torch.from_numpy(shift)
+        self.windows, self.opened, self.shift = (onto(device, x) for x in given)
+
+    def __getitem__(self, k: slice) -> Tensor:
+        """(n, size, size), in [0, 1]."""
+        rows, columns = (self.windows[side] for side in self.shift[k].unbind(1))
+        return rows @ self.opened[k] @ columns.mT
 
 
 def word_masks(rng: np.random.RandomState, n: int, length: int, probability: float, grid: int, width: int) -> Tensor:
     """Masks (n, length) of one text; `width` bounds a second shift, drawn and thrown away as published."""
     opened = torch.from_numpy(rng.rand(n, grid) < probability).float()
     shift = np.array([(rng.randint(0, cell(length, grid)), rng.randint(0, width))[0] for _ in range(n)])
-    return (windows(shift, length, grid) @ opened[..., None])[..., 0]
+    return (windows(length, grid)[shift] @ opened[..., None])[..., 0]
 
 
 def last_place(ids: Tensor) -> Tensor:
@@ -59,18 +67,42 @@ def last_place(ids: Tensor) -> Tensor:
     return len(ids) - 1 - (ids[:, None] == ids.flip(0)).int().argmax(1)
 
 
+def text_of(ids, ends: list[int], width: int, seed: int, paper: bool, before: int, how: tuple) -> tuple[Tensor, Tensor]:
+    """Masks (B, N, width) of texts read at `ends`, as they are credited and as they hide; how: the rest of `word_masks`.
+
+    Published, every text starts from the seed, so those of one length have the same.
+    """
+    drawn, shown, known = [], [], {}
+    for i, end in zip(ids, ends):
+        i = i[: end + 1]
+        sides = (0, 0) if paper else (before, len(i) - before - max(0, len(i) - before - 1))
+        key = len(i) if paper else (seed, *i.tolist())
+        if key not in known:
+            rng = np.random.RandomState(seed if paper else [seed, *i.tolist()])
+            known[key] = word_masks(rng, how[0], len(i) - sum(sides), *how[1:])
+        m = known[key]
+        rest = (0, width - len(i))
+        drawn.append(F.pad(F.pad(m, sides), rest))
+        shown.append(F.pad(m[:, last_place(i)] if paper else F.pad(m, sides, value=1.0), rest, value=1.0))
+    return torch.stack(drawn), torch.stack(shown)
+
+
 @torch.no_grad()
 def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: int, by: float | None) -> Tensor:
     """The module's equations over n masks, (B, ...): divided by n * `by`, or by what was seen if that is None.
 
-    `masks(k)` (B or 1, len(k), ...): what is credited; `show(k, m)`: embeddings (B * len(k), E) of the masked inputs.
+    `masks(k)` (B or 1, n of slice k, ...): what is credited; `show(k, m)`: embeddings (B * n, E) of the masked inputs.
     """
     total = seen = mean = 0
-    for k in torch.arange(n).split(max(1, batch_size // len(target))):
+
+    def part_of(k: slice) -> tuple[Tensor, Tensor, Tensor]:
         m = masks(k).to(target)
-        cosine = F.cosine_similarity(show(k, m), target.repeat_interleave(len(k), 0)).unflatten(0, (-1, len(k)))
-        total = total + torch.einsum("bk,bk...->b...", cosine, m)
-        seen, mean = seen + m.sum(1), mean + cosine.sum(1) / n
+        many = m.shape[1]
+        cosine = F.cosine_similarity(show(k, m), target.repeat_interleave(many, 0)).unflatten(0, (-1, many))
+        return torch.einsum("bk,bk...->b...", cosine, m), m.sum(1), cosine.sum(1) / n
+
+    for credit, shown, cosines in in_parts(n, max(1, batch_size // len(target)), part_of):
+        total, seen, mean = total + credit, seen + shown, mean + cosines
     if by:
         return total / (n * by)
     mean = mean.view(-1, *[1] * (total.ndim - 1))
@@ -93,33 +125,23 @@ def rise(
     image, text, paper = clip.image, clip.text, protocol == "paper"
     rng, rows = np.random.RandomState(seed), text.rows(ids)
     opened = rng.rand(masks, grid, grid) < probability
-    shift = rng.randint(0, cell(image.size, grid), (masks, 2))
+    of_pixels = Masks(opened, rng.randint(0, cell(image.size, grid), (masks, 2)), image.size, pixels.device)
+    width = rows.tokens.shape[1]
+    drawn, shown = text_of(at_hand(ids), rows.readout.tolist(), width, seed, paper, text.before, (text_masks, probability, grid, text.width))
+    drawn, shown = (onto(pixels.device, m) for m in (drawn, shown))
 
-    drawn, shown = [], []
-    for i, end in zip(ids, rows.readout.tolist()):
-        i = i[: end + 1].cpu()
-        rng = np.random.RandomState(seed if paper else [seed, *i.tolist()])
-        ends = (0, 0) if paper else (text.before, len(i) - text.before - max(0, len(i) - text.before - 1))
-        m = word_masks(rng, text_masks, len(i) - sum(ends), probability, grid, text.width)
-        drawn.append(F.pad(m, ends))
-        shown.append(m[:, last_place(i)] if paper else F.pad(m, ends, value=1.0))
-    padding = rows.tokens.shape[1] - torch.tensor([[m.shape[1]] for m in drawn])
-    drawn = torch.stack([F.pad(m, (0, n)) for m, n in zip(drawn, padding)])  # (B, N, T)
-    shown = torch.stack([F.pad(m, (0, n), value=1.0) for m, n in zip(shown, padding)])
-
-    def show_picture(k: Tensor, m: Tensor) -> Tensor:
+    def show_picture(k: slice, m: Tensor) -> Tensor:
         with image.forward_only():
             return at_least_single(image.embed_rows(image.rows((pixels[:, None] * m[:, :, None]).flatten(0, 1))))
 
-    def show_text(k: Tensor, m: Tensor) -> Tensor:
+    def show_text(k: slice, m: Tensor) -> Tensor:
         masked = rows.tokens[:, None] * shown[:, k, :, None].to(m)
         with text.forward_only():
-            return at_least_single(text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(len(k)))))
+            return at_least_single(text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(m.shape[1]))))
 
     by, towers = probability if paper else None, ((image, image.rows(pixels[:1])), (text, rows))
     pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)  # no gradient
-    of_pixels = lambda k: image_masks(opened[k.numpy()], shift[k.numpy()], image.size)[None]  # noqa: E731
-    pixel_scores = sample(of_pixels, show_picture, clip.embed_text(ids), masks, pictures, by)
+    pixel_scores = sample(lambda k: of_pixels[k][None], show_picture, clip.embed_text(ids), masks, pictures, by)
     token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, texts, by)
     info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})
     return Attribution(pixel_scores.float().cpu().numpy(), as_arrays(ragged(token_scores, ids)), image.size, info)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..checks import PROTOCOLS, one_of
 from ..models.sharing import once
-from ..models.towers import State, at_least_single
+from ..models.devices import onto
+from ..models.towers import State, at_hand, at_least_single
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
 METRICS = list(HIGHER_IS_BETTER)
@@ -27,11 +28,12 @@ def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, 
 
 def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
     """The text input of a protocol, and its embedding when whole. The paper's: without BOS and EOS, read at the largest id."""
+    ids, device = at_hand(ids), clip.device
     if protocol == "paper":
         ids = [i[clip.text.before : -1] for i in ids]
     if protocol == "paper" and clip.text.pad is None:
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        rows = State(clip.text.embedding[padded], torch.stack([i.argmax() for i in ids]))
+        rows = State(clip.text.embedding[onto(device, padded)], onto(device, torch.stack([i.argmax() for i in ids])))
     else:  # a model that sees its padding reads where it always does
         rows = clip.text.rows(ids)
     return rows, _embedded(clip, rows)
@@ -43,15 +45,19 @@ def _embedded(clip, rows: State) -> Tensor:
 
 
 def _factors(clip, ids: list[Tensor], scores: list[Tensor], rows: State, protocol: str) -> Tensor:
-    """What multiplies each row of `_read` (B, T). The paper's: the product of its scores where a token occurs twice."""
+    """What multiplies each row of `_read` (B, T). The paper's: the product of its scores where a token occurs twice.
+
+    Made where ids and scores are at hand, and moved in one piece.
+    """
     first = clip.text.before
     if protocol == "paper":
-        inner = [(i[first:-1], s[first:-1]) for i, s in zip(ids, scores)]
-        factors = [torch.stack([s[i == token].prod() for token in i]) for i, s in inner]
+        inner = [(i[first:-1], s[first:-1]) for i, s in zip(at_hand(ids), scores)]
+        factors = [torch.where(i[:, None] == i, s, 1.0).prod(1) for i, s in inner]
     else:
         ends = [min(len(s) - 1, n) for s, n in zip(scores, rows.readout.tolist())]  # EOS
         factors = [F.pad(s[first:n], (first, 1), value=1.0) for s, n in zip(scores, ends)]
-    return torch.stack([F.pad(f, (0, rows.tokens.shape[1] - len(f)), value=1.0) for f in factors])  # padding is kept
+    factors = torch.stack([F.pad(f, (0, rows.tokens.shape[1] - len(f)), value=1.0) for f in factors])  # padding is kept
+    return onto(clip.device, factors)
 
 
 @torch.no_grad()
@@ -85,10 +91,10 @@ def confidence(
     """
     one_of("protocol", protocol, PROTOCOLS)
     clip.check(pixels, ids)
-    maps = torch.as_tensor(np.asarray(heatmaps)).to(pixels)
+    maps = onto(clip.device, torch.as_tensor(np.asarray(heatmaps)).to(pixels.dtype))
     if maps.shape != pixels[:, 0].shape:
         raise ValueError(f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps")
-    scores = [torch.as_tensor(np.asarray(s)).to(pixels) for s in word_scores]
+    scores = [torch.as_tensor(np.asarray(s)).to(pixels.dtype) for s in word_scores]
     lengths = [len(s) for s in scores]
     if lengths != [len(i) for i in ids]:
         raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
@@ -106,6 +112,7 @@ def confidence(
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
         factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
         scaled = _embedded(clip, State(rows.tokens * factors[..., None], rows.readout))
-        drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
+        image = image[onto(clip.device, torch.tensor(usable))]
+        drop, increase = _drop_increase(F.cosine_similarity(whole, image), F.cosine_similarity(scaled, image), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase
     return pd.DataFrame(result)

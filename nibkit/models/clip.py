@@ -16,7 +16,9 @@ from torch import Tensor
 from ..checks import one_of
 from ..data.pictures import upright_rgb
 from . import open_clip, openai, transformers
-from .towers import ImageTower, Layer, TextTower
+from .devices import onto
+from .sharing import once
+from .towers import ImageTower, Layer, TextTower, at_hand
 
 # A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help; {hub} is
 # the hub's cache); NAMES, those among them that are whole names; matches(name, path), whether a name has another of these
@@ -49,8 +51,10 @@ class Clip:
         tokenizer: Callable,
         device: torch.device,
         dtype: torch.dtype = torch.float32,
+        gradients: torch.dtype = torch.float32,
     ):
         self.name, self.model, self.dtype = name, model.eval().requires_grad_(False).to(device), dtype
+        self.gradients = gradients
         self.image, self.text = backend.towers(self.model)
         self._backend, self._transform, self._tokenizer = backend, transform, tokenizer
         self.text.before = tokenizer.before
@@ -59,11 +63,15 @@ class Clip:
         if dtype in HALVES:
             for tower in (self.image, self.text):
                 tower.forward_only = functools.partial(torch.autocast, self.device.type, dtype)
+        if gradients in HALVES:
+            for tower in (self.image, self.text):
+                tower.differentiated = functools.partial(torch.autocast, self.device.type, gradients)
 
-    def around(self, model, dtype: torch.dtype | None = None) -> "Clip":
-        """The same CLIP around a `model` of the same architecture, such as one with other weights. dtype: as in `load`."""
+    def around(self, model, dtype: torch.dtype | None = None, gradients: torch.dtype | None = None) -> "Clip":
+        """The same CLIP around a `model` of the same architecture, such as one with other weights. dtype, gradients: as in
+        `load`."""
         parts = self._backend, self._transform, self._tokenizer
-        return type(self)(self.name, model, *parts, self.device, dtype or self.dtype)
+        return type(self)(self.name, model, *parts, self.device, dtype or self.dtype, gradients or self.gradients)
 
     def __deepcopy__(self, memo) -> "Clip":
         return self.around(copy.deepcopy(self.model, memo))  # towers look at their model's weights: a copy needs its own
@@ -78,7 +86,9 @@ class Clip:
     @property
     def label(self) -> str:
         """The model's name, and the dtype of its passes where that is not float32: their numbers differ."""
-        return self.name if self.dtype == torch.float32 else f"{self.name} in {str(self.dtype).removeprefix('torch.')}"
+        label = self.name if self.dtype == torch.float32 else f"{self.name} in {str(self.dtype).removeprefix('torch.')}"
+        half = self.gradients in HALVES
+        return f"{label}, gradients in {str(self.gradients).removeprefix('torch.')}" if half else label
 
     @property
     def device(self) -> torch.device:
@@ -133,11 +143,12 @@ class Clip:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
-        ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
+        ids = [self._tokenizer(t) for t in texts]
         for text, i in zip(texts, ids):
             if len(i) > self.text.context:
                 raise ValueError(f"{text[:60]!r}... has {len(i)} tokens; this model reads at most {self.text.context}: shorten it")
-        return ids
+        together = onto(self.device, torch.tensor([token for i in ids for token in i], dtype=torch.long))
+        return list(together.split([len(i) for i in ids]))
 
     def decode(self, ids: Tensor) -> list[str]:
         """Each id's piece of text, a space behind the pieces that end a word.
@@ -149,9 +160,12 @@ class Clip:
         return self._tokenizer.pieces(ids.tolist())
 
     def check(self, pixels: Tensor, ids: list[Tensor]) -> None:
-        """Raise a ValueError with a sentence where pixels or ids do not fit this model, or each other."""
-        self._check_pixels(pixels)
-        self._check_ids(ids)
+        """Raise a ValueError with a sentence where pixels or ids do not fit this model, or each other.
+
+        Within `shared`, once for the same inputs: what they hold is read back from a GPU.
+        """
+        once((self, pixels, "checked"), lambda: self._check_pixels(pixels))
+        once((self, ids, "checked"), lambda: self._check_ids(ids))
         if len(ids) != len(pixels):
             raise ValueError(
                 f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, not {len(ids)}; "
@@ -180,11 +194,12 @@ class Clip:
                 raise ValueError(f"ids[{k}] is {got}, not a non-empty 1-D int64 tensor; tokenize(texts) makes such a list")
             if len(i) > self.text.context:
                 raise ValueError(f"ids[{k}] has {len(i)} tokens; this model reads at most {self.text.context}: shorten the text")
+            self._check_device(f"ids[{k}]", i)
+        for k, i in enumerate(at_hand(ids)):
             low, high = int(i.min()), int(i.max())
             if low < 0 or high >= len(self.text.embedding):
                 wrong = low if low < 0 else high
                 raise ValueError(f"ids[{k}] holds {wrong}; this vocabulary is 0..{len(self.text.embedding) - 1}")
-            self._check_device(f"ids[{k}]", i)
 
     def _check_device(self, what: str, tensor: Tensor) -> None:
         if tensor.device != self.device:
@@ -201,14 +216,14 @@ class Clip:
     def embed_image(self, images) -> Tensor:
         """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
         pixels = self._pixels(images)
-        self._check_pixels(pixels)
+        once((self, pixels, "checked"), lambda: self._check_pixels(pixels))
         return self.image.encode(pixels)
 
     @torch.no_grad()
     def embed_text(self, texts) -> Tensor:
         """A list of id tensors, or text(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
         ids = self._ids(texts)
-        self._check_ids(ids)
+        once((self, ids, "checked"), lambda: self._check_ids(ids))
         return self.text.encode(ids)
 
     def similarity(self, images, texts) -> Tensor:
@@ -247,7 +262,11 @@ def pick_device(device: str = "auto") -> torch.device:
 
 
 def load(
-    name: str | Path = "scenes", device: str = "auto", pretrained: bool = True, dtype: torch.dtype | str = "float32"
+    name: str | Path = "scenes",
+    device: str = "auto",
+    pretrained: bool = True,
+    dtype: torch.dtype | str = "float32",
+    gradients: torch.dtype | str = "float32",
 ) -> Clip:
     """Load a CLIP by name, or from a folder or file, which is recognised by what is in it.
 
@@ -259,6 +278,9 @@ def load(
     pretrained: False gives a name, or the folder's configuration, its true architecture with seeded random weights.
     dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32", "bfloat16"
         or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything, not on MPS.
+    gradients: "bfloat16" takes the blocks of differentiated passes there too (nib, m2ib, mfaba, the forms of Grad-CAM,
+        xgrad; not methods that read attention), about twice as fast on a GPU; `python -m nibkit bench --dtype
+        bf16-gradients` measures how far scores move.
     A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work: ValueError for
     an unknown name or a file that is not weights alone, OSError for weights that are not to be had.
 
@@ -266,10 +288,8 @@ def load(
     Clip(scenes: image 224x224, 7x7 patches, 12 blocks of 128; text 12 blocks of 128; on cpu)
     """
     where, name = pick_device(device), str(name)
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype, dtype)
-    if dtype not in DTYPES:
-        one_of("dtype", str(dtype).removeprefix("torch."), [str(d).removeprefix("torch.") for d in DTYPES])
+    dtype = _dtype("dtype", dtype, DTYPES)
+    gradients = _dtype("gradients", gradients, (torch.float32, torch.bfloat16))
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
     backend = _backend(name)
@@ -277,9 +297,16 @@ def load(
         model, transform, tokenizer, label = backend.of_name(name, pretrained)
     label += "" if pretrained else " (random weights)"
     model = model.double() if dtype == torch.float64 else model.float()
-    clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
-    clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype}
+    clip = Clip(label, model, backend, transform, tokenizer, where, dtype, gradients)
+    clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype, "gradients": gradients}
     return clip
+
+
+def _dtype(what: str, given: torch.dtype | str, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
+    found = getattr(torch, given, given) if isinstance(given, str) else given
+    if found not in allowed:
+        one_of(what, str(given).removeprefix("torch."), [str(d).removeprefix("torch.") for d in allowed])
+    return found
 
 
 def _backend(name: str):

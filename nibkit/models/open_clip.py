@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from .devices import onto
 from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
 from .transform import Transform
-from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
+from .towers import Block, ImageTower, Pool, Stage, State, TextTower, at_hand, norm
 
 
 def _then(*steps):
@@ -146,10 +147,11 @@ class CocaText(OpenClipText):
         self.pad, self.context = text.pad_id, len(self.positions) - 2
 
     def rows(self, ids):
-        ends = torch.tensor([len(i) + 1 for i in ids], device=self.embedding.device)
-        padded = torch.nn.utils.rnn.pad_sequence([F.pad(i, (0, 2), value=self.pad) for i in ids], batch_first=True)
-        x = self.embedding[padded]
-        x[torch.arange(len(x)), ends] = self._text.cls_emb.to(x)
+        device = self.embedding.device
+        ends = onto(device, torch.tensor([len(i) + 1 for i in ids]))
+        padded = torch.nn.utils.rnn.pad_sequence([F.pad(i, (0, 2), value=self.pad) for i in at_hand(ids)], batch_first=True)
+        x = self.embedding[onto(device, padded)]
+        x[torch.arange(len(x), device=device), ends] = self._text.cls_emb.to(x)
         return State(x, ends)
 
     def start(self, rows):

@@ -20,16 +20,22 @@ import torch
 class _Known:
     value: Any
     key: tuple  # kept: an id is that of one object only as long as the object lives
-    seconds: float  # its own, without what it in turn asked for
+    span: tuple  # `_now` before and after
+    asked: list  # the spans of what it in turn had computed
     used: set  # it and all it asked for
+
+    @property
+    def seconds(self) -> float:
+        """Its own, without what it in turn asked for."""
+        return _between(*self.span) - sum(_between(*span) for span in self.asked)
 
 
 @dataclass
 class _Frame:
-    """What is being computed: what it has asked for, and the seconds that went there."""
+    """What is being computed: what it has asked for, and when that was computed."""
 
     used: set = field(default_factory=set)
-    elsewhere: float = 0.0
+    asked: list = field(default_factory=list)
 
 
 @dataclass
@@ -74,9 +80,9 @@ def once(key: tuple, make: Callable[[], Any]) -> Any:
             value = make()
         finally:
             frame = memo.frames.pop()
-        seconds = _now() - started
-        memo.frames[-1].elsewhere += seconds
-        memo.known[place] = _Known(value, key, seconds - frame.elsewhere, frame.used)
+        span = started, _now()
+        memo.frames[-1].asked.append(span)
+        memo.known[place] = _Known(value, key, span, frame.asked, frame.used)
     memo.frames[-1].used |= memo.known[place].used
     return memo.known[place].value
 
@@ -97,11 +103,21 @@ def timed() -> Iterator[Clock]:
         yield clock
     finally:
         frame = memo.frames.pop()
-        clock.seconds = _now() - started + sum(before[place].seconds for place in frame.used & before.keys())
+        clock.seconds = _between(started, _now()) + sum(before[place].seconds for place in frame.used & before.keys())
 
 
-def _now() -> float:
-    """Seconds, with what a GPU still had to do."""
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def _now() -> float | torch.cuda.Event:
+    """A mark in time; on a GPU one in its queue, so that nothing waits."""
+    if not torch.cuda.is_initialized():
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _between(start: float | torch.cuda.Event, end: float | torch.cuda.Event) -> float:
+    """Seconds from one mark to the other; of a mark before CUDA's start, 0."""
+    if isinstance(start, float):
+        return end - start if isinstance(end, float) else 0.0
+    end.synchronize()
+    return start.elapsed_time(end) / 1000

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import whole
+from .devices import bytes_of, onto, same_products
 from .sharing import once, shared
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
@@ -27,23 +28,11 @@ def norm(module: torch.nn.Module) -> Callable:
     return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
-UNITS = {"MB": 10**6, "GB": 10**9}
-
-
-def bytes_of(batch_size: str) -> int:
-    """"auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else.
-
-    >>> bytes_of("1.5GB")
-    1500000000
-    """
-    number, unit = ("500", "MB") if batch_size == "auto" else (str(batch_size)[:-2], str(batch_size)[-2:])
-    try:
-        if (found := int(float(number) * UNITS[unit])) > 0:
-            return found
-    except (KeyError, ValueError, OverflowError):
-        pass
-    allowed = 'rows (a whole number >= 1), "auto", or memory such as "500MB"'
-    raise ValueError(f"batch_size={batch_size!r} is none of: {allowed}")
+def at_hand(ids: list[Tensor]) -> list[Tensor]:
+    """The ids on the CPU, in one transfer; within `shared`, one for all that ask."""
+    if ids[0].device.type == "cpu":
+        return ids
+    return once((ids, "at hand"), lambda: list(torch.cat(ids).cpu().split([len(i) for i in ids])))
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -85,6 +74,11 @@ class Block:
     norm2: Callable
     mlp: Callable
 
+    def _normed(self, x: Tensor) -> Tensor:
+        """norm1, in half precision where autocast would take it there for each of query, key and value."""
+        h, kind = self.norm1(x), x.device.type
+        return h.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else h
+
     def _heads(self, x: Tensor, projection) -> Tensor:
         return F.linear(x, *projection).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
 
@@ -97,14 +91,14 @@ class Block:
 
     def __call__(self, x: Tensor, mask: Mask = False) -> Tensor:
         """(B, T, C) -> (B, T, C)."""
-        h = self.norm1(x)
+        h = self._normed(x)
         q, k, v = self._queries(h), self._heads(h, self.key), self._heads(h, self.value)
         rule = {"attn_mask": mask} if isinstance(mask, Tensor) else {"is_causal": mask}
         return self._join(x, F.scaled_dot_product_attention(q, k, v, **rule))
 
     def at_row(self, x: Tensor, row: Tensor, mask: Mask = False) -> Tensor:
         """The block's output at one row per sequence, (B, C): what a CLS or EOS readout needs of the last block."""
-        h, here = self.norm1(x), torch.arange(len(x), device=x.device)
+        h, here = self._normed(x), torch.arange(len(x), device=x.device)
         q = self._queries(h[here, row][:, None])
         k, v = self._heads(h, self.key), self._heads(h, self.value)
         if isinstance(mask, Tensor):
@@ -115,7 +109,7 @@ class Block:
 
     def attention(self, x: Tensor, mask: Mask = False) -> tuple[Tensor, Tensor]:
         """Attention probabilities (B, heads, T, T) and values (B, heads, T, C / heads), for methods that need them."""
-        h = self.norm1(x)
+        h = self._normed(x)
         q, k, v = self._queries(h), self._heads(h, self.key), self._heads(h, self.value)
         scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5
         if mask is not False:
@@ -128,7 +122,7 @@ class Block:
 
     def similarity(self, x: Tensor, row: Tensor) -> Tensor:
         """Cosine of one row's query with every key, the heads side by side: (B, T)."""
-        h, here = self.norm1(x), torch.arange(len(x), device=x.device)
+        h, here = self._normed(x), torch.arange(len(x), device=x.device)
         query = self._queries(h)[here, :, row].flatten(1)
         return F.cosine_similarity(query[:, None], F.linear(h, *self.key), dim=-1)
 
@@ -194,7 +188,8 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
-    forward_only: Callable = contextlib.nullcontext  # opens a pass that nobody differentiates: half precision, if wanted
+    forward_only: Callable = staticmethod(same_products)  # opens a pass that nobody differentiates: half precision, if wanted
+    differentiated: Callable = contextlib.nullcontext  # the same of the blocks in a pass that is differentiated
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
@@ -231,7 +226,7 @@ class Tower:
         """How many rows such as those of `state` go forward and backward from block `layer` on together: at least 1.
 
         batch_size: that number, or a budget in bytes such as "2GB" that the rows' estimated memory fits; "auto" is 500MB,
-        more made a CPU slower. Estimated is what a backward pass needs per block and token, about 20 float32 values a
+        and on CUDA a quarter of what is free. Estimated is what a backward pass needs per block and token, about 20 float32 values a
         channel (LayerNorms, query, key, value, what attention puts out, twice the four-fold MLP layer) and
         2 x heads x tokens of attention; and as much again as one block takes, for what comes and goes.
         """
@@ -239,7 +234,7 @@ class Tower:
             return batch_size
         _, tokens, channels = state.tokens.shape
         values = tokens * (20 * channels + 2 * getattr(self.blocks[0], "heads", 0) * tokens)
-        return max(1, bytes_of(batch_size) // ((len(self.blocks) - layer + 1) * values * 4))
+        return max(1, bytes_of(batch_size, state.tokens.device) // ((len(self.blocks) - layer + 1) * values * 4))
 
     def run(self, state: State, first: int, last: int) -> State:
         """Apply blocks first .. last - 1."""
@@ -285,8 +280,10 @@ class Tower:
 
         Of a tower that runs in half precision too, it is float32: cosines lie close together.
         """
-        state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-        embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
+        with self.differentiated() if torch.is_grad_enabled() else contextlib.nullcontext():
+            state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
+            row = self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state))
+        embedding = self.head(at_least_single(row))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def embed_rows(self, rows: State) -> Tensor:
@@ -324,18 +321,20 @@ class TextTower(Tower):
 
     def rows(self, ids: list[Tensor]) -> State:
         """Token rows, without positions. Causal texts are cut after their readout token: what follows cannot matter."""
+        ids, device = at_hand(ids), self.embedding.device
         if self.pad is not None:
             ids = [F.pad(i, (0, self.context - len(i)), value=self.pad) for i in ids]
         ends = [self.readout(i) for i in ids]
         if self.causal:
             ids = [i[: end + 1] for i, end in zip(ids, ends)]
         padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
-        return State(self.embedding[padded], torch.tensor(ends, device=self.embedding.device))
+        return State(self.embedding[onto(device, padded)], onto(device, torch.tensor(ends)))
 
     def start(self, rows: State) -> State:
         return State(rows.tokens + self.positions[: rows.tokens.shape[1]], rows.readout)
 
 
 def ragged(scores: Tensor, ids: list[Tensor]) -> list[Tensor]:
-    """Padded text scores (B, T) -> one (len,) tensor per text; tokens behind the readout score 0."""
+    """Padded text scores (B, T) -> one (len,) tensor per text, on the CPU; tokens behind the readout score 0."""
+    scores = scores.cpu()
     return [F.pad(row[: len(i)], (0, max(0, len(i) - len(row)))) for row, i in zip(scores, ids)]

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..attribution import Attribution, as_arrays
 from ..checks import one_of
 from ..methods import METHODS
-from ..methods.rise import cell, image_masks, last_place, word_masks
+from ..methods.rise import Masks, cell, last_place, word_masks
 from ..models.towers import State, Tower, ragged
 
 IMPLEMENTATIONS = ("published", "nibkit")
@@ -53,7 +53,7 @@ class Side(NamedTuple):
 def read(tower: Tower, state: State, layer: int = 0) -> Tensor:
     """The embedding (B, E) behind a state that enters block `layer`: every block works on every token."""
     state = tower.run(state, layer, len(tower.blocks))
-    return tower.head(state.tokens[torch.arange(len(state.readout)), state.readout])
+    return tower.head(state.tokens[torch.arange(len(state.readout), device=state.readout.device), state.readout])
 
 
 def embed(tower: Tower, rows: State) -> Tensor:
@@ -118,13 +118,14 @@ def rise(
     else:
         n, size = masks, tower.size
         opened, shift = rng.rand(n, grid, grid) < probability, rng.randint(0, cell(size, grid), (n, 2))
+        pictures = Masks(opened, shift, size, own.inputs.device)
     scores = 0
-    for k in torch.arange(n).split(batch):
+    for k in (slice(start, min(n, start + batch)) for start in range(0, n, batch)):
         if tower.name == "text":
             m, seen = (part[k].to(rows.tokens) for part in (drawn, shown))
-            hidden = State(rows.tokens * seen[..., None], rows.readout.repeat(len(k)))
+            hidden = State(rows.tokens * seen[..., None], rows.readout.repeat(len(m)))
         else:
-            m = image_masks(opened[k], shift[k], size).to(rows.tokens)
+            m = pictures[k].to(rows.tokens)
             hidden = tower.rows(own.inputs * m[:, None])
         cosine = F.cosine_similarity(embed(tower, hidden), other.embedding)
         scores = scores + torch.einsum("k,k...->...", cosine, m) / (n * probability)

@@ -148,8 +148,9 @@ def narrowed(z: Tensor, lam: float) -> Tensor:
     """Appendix G: the state that nibkit's Bottleneck hands to the encoder at lam, caught on its way; z (B, T, C)."""
     seen, catcher = [], Tower()
     catcher.embed = lambda state, layer: seen.append(state.tokens) or state.tokens.flatten(1)
-    state = State(z, torch.zeros(len(z), dtype=torch.long))
-    Bottleneck(catcher, state, 0, z.flatten(1)).value(torch.full((len(z),), lam), torch.arange(len(z)))
+    state = State(z, torch.zeros(len(z), dtype=torch.long, device=z.device))
+    every = torch.arange(len(z), device=z.device)
+    Bottleneck(catcher, state, 0, z.flatten(1)).value(torch.full_like(every, lam, dtype=z.dtype), every)
     return seen[0]
 
 
