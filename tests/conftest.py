@@ -1,7 +1,34 @@
+"""Fixtures. NIBKIT_DEVICE says where the models are: "cpu" (default), "cuda", or "pretend", the GPU of `pretend` on any machine."""
+
 import golden
+import pretend
 import pytest
+from near import DEVICE
 
 import nibkit
+
+
+def there(x):
+    """A tensor, a list of them or a Clip, on the device under test."""
+    if DEVICE == "pretend":
+        return pretend.there(x)
+    return [part.to(DEVICE) for part in x] if isinstance(x, list) else x.to(DEVICE)
+
+
+def load(name: str):
+    """A model on the device under test."""
+    clip = nibkit.load(name, device="cpu" if DEVICE == "pretend" else DEVICE)
+    return there(clip) if DEVICE == "pretend" else clip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device():
+    """Where the models are."""
+    if DEVICE != "pretend":
+        yield nibkit.load("scenes", device=DEVICE).device
+    else:
+        with pretend.gpu():
+            yield pretend.CUDA
 
 
 @pytest.fixture(scope="session")
@@ -12,19 +39,19 @@ def golden_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def golden_clip(golden_folder):
     """The golden model on transformers."""
-    return nibkit.load(f"hf:{golden_folder}", device="cpu")
+    return load(f"hf:{golden_folder}")
 
 
 @pytest.fixture(scope="session")
-def golden_pair():
+def golden_pair(device):
     """Pixels (4, 3, 224, 224) and ids of the golden pairs."""
-    return golden.pixels(), golden.ids()
+    return there(golden.pixels()), there(golden.ids())
 
 
 @pytest.fixture(scope="session")
 def scenes():
     """The bundled model."""
-    return nibkit.load("scenes", device="cpu")
+    return load("scenes")
 
 
 @pytest.fixture(autouse=True)

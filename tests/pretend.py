@@ -7,12 +7,15 @@ without a GPU. To torch's C++ these tensors are on "meta", whose backward pass r
 
 import contextlib
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from unittest import mock
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from nibkit.benchmark import batch
 from nibkit.models import devices
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
@@ -108,7 +111,10 @@ def gpu(free: int = 10**9):
     ways = (
         mock.patch.object(torch.cuda, "_lazy_init", lambda: None),
         mock.patch.object(torch.cuda, "empty_cache", lambda: None),
+        mock.patch.object(torch.cuda, "synchronize", lambda: None),
+        mock.patch.object(torch.Tensor, "pin_memory", lambda self: self),
         mock.patch.object(devices, "free_bytes", lambda device: free),
+        mock.patch.object(batch, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=lambda: Mode().__enter__())),
         Mode(),
     )
     before = torch.__future__.get_overwrite_module_params_on_conversion()

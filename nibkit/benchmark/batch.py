@@ -1,6 +1,9 @@
 """One batch of a run: pairs made ready, explained by every method, and measured."""
 
+import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pandas as pd
@@ -8,8 +11,10 @@ import torch
 
 from ..methods import METHODS
 from ..metrics.confidence import HIGHER_IS_BETTER, confidence
+from ..models.devices import onto
 from ..models.sharing import once, shared
 
+READERS, AHEAD = 16, 2  # threads that read pictures for a GPU, and how many batches
 COST = ["seconds", "passes"]
 
 
@@ -47,7 +52,7 @@ class Job(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A pair as the methods take it: pixels (1, 3, H, W) and ids; None where there are none, and `row` says why."""
+    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where there are none, and `row` says why."""
 
     row: dict
     pair: object = None
@@ -58,6 +63,25 @@ class Item(NamedTuple):
 def ready(clip, job: Job) -> list[Item]:
     """The pairs of a batch made ready."""
     return [prepare(clip, job.dataset, pair) for pair in job.pairs]
+
+
+def ahead(clip, jobs: Iterator[Job]) -> Iterator[tuple[Job, list[Item]]]:
+    """Each job with its pairs made ready. While a GPU explains one batch, the CPU's threads read the next two."""
+    if clip.device.type != "cuda":
+        yield from ((job, ready(clip, job)) for job in jobs)
+        return
+    waiting = deque()
+    with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as readers:
+        try:
+            for job in jobs:
+                waiting.append((job, [readers.submit(prepare, clip, job.dataset, pair) for pair in job.pairs]))
+                if len(waiting) > AHEAD:
+                    job, items = waiting.popleft()
+                    yield job, [item.result() for item in items]
+            for job, items in waiting:
+                yield job, [item.result() for item in items]
+        finally:
+            readers.shutdown(wait=False, cancel_futures=True)
 
 
 def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
@@ -78,7 +102,7 @@ def prepare(clip, dataset: str, pair) -> Item:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
             raise ValueError(f"the caption {pair.text!r} has no word to score")
-        return Item(row, pair, clip.preprocess(pair.image), ids)
+        return Item(row, pair, clip.preprocess(pair.image, "cpu"), ids)
     except Exception as error:
         return Item(row | _failed(error))
 
@@ -88,7 +112,7 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
     if not items:
         return []
     try:
-        pixels, ids = once((*items, "inputs"), lambda: (torch.cat([i.pixels for i in items]), [i.ids for i in items]))
+        pixels, ids = once((*items, "inputs"), lambda: _inputs(clip, items))
         a = METHODS[name](clip, pixels, ids, **options)
         table = measure.function(clip, [item.pair for item in items], pixels, ids, a, protocol)
         table[COST] = a.info.reindex(columns=COST).to_numpy()
@@ -97,6 +121,13 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
         if len(items) == 1:
             return [_failed(error)]
         return [result for item in items for result in _results(clip, [item], name, options, protocol, measure)]
+
+
+def _inputs(clip, items: list[Item]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    pixels = torch.cat([item.pixels for item in items])
+    if clip.device.type == "cuda":  # page-locked memory goes to a GPU while the CPU does other things
+        pixels = pixels.pin_memory()
+    return onto(clip.device, pixels), [item.ids for item in items]
 
 
 def _failed(error: Exception) -> dict:

@@ -12,7 +12,7 @@ from ..data import PairDataset
 from ..methods import METHODS
 from ..models import checksum
 from ..paths import replace
-from .batch import CONFIDENCE, COST, Job, Measure, line, ready, work
+from .batch import CONFIDENCE, COST, Job, Measure, ahead, line, work
 from .cluster import distributed
 from .resume import resume, write
 
@@ -78,7 +78,7 @@ def run(
             chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])
             jobs = (Job(name, chunk, plan, protocol, measure, _todo(plan, chunk, done)) for chunk in chunks)
             jobs = (job for job in jobs if job.todo)
-            here = (rows for job in jobs for rows in work(clip, job, ready(clip, job)))
+            here = (rows for job, items in ahead(clip, jobs) for rows in work(clip, job, items))
             for rows in distributed(client, clip, jobs) if client else here:
                 new = {(row["pair"], row["method"]): row for row in rows}
                 new = {key: row for key, row in new.items() if key not in done}

@@ -114,8 +114,8 @@ class Clip:
         image, text = layer if isinstance(layer, tuple | list) and len(layer) == 2 else (layer, layer)
         return self.image.check_layer(image), self.text.check_layer(text)
 
-    def preprocess(self, images: Image.Image | Sequence[Image.Image]) -> Tensor:
-        """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device.
+    def preprocess(self, images: Image.Image | Sequence[Image.Image], device: str | torch.device | None = None) -> Tensor:
+        """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device or another.
 
         They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.
         """
@@ -124,7 +124,8 @@ class Clip:
             raise ValueError("there is no picture; give one or more")
         if wrong := [i for i in images if not isinstance(i, Image.Image)]:
             raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
-        return torch.stack([self._transform(upright_rgb(i)) for i in images]).to(self.text.embedding)
+        pixels = torch.stack([self._transform(upright_rgb(i)) for i in images])
+        return pixels.to(self.device if device is None else device, self.text.embedding.dtype)
 
     def picture(self, pixels: Tensor) -> np.ndarray:
         """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""

@@ -7,6 +7,7 @@ shared.
 
 import contextlib
 import ctypes
+import functools
 import gc
 import inspect
 import math
@@ -31,7 +32,8 @@ from ..models.sharing import shared
 from ..plots import colour
 from . import efficiency
 
-DTYPES = ("float32", "tf32", "bf16")
+DTYPES = ("float32", "tf32", "bf16", "bf16-gradients")
+HALVES = DTYPES[2:]
 PLAN = {  # label -> (name of METHODS, options): the paper's eight, rise with fewer masks, and the certified integral
     **{name: (name, {}) for name in efficiency.PUBLISHED if name != "rise"},
     "rise (20 masks)": ("rise", {"masks": 20, "text_masks": 20}),
@@ -60,7 +62,8 @@ def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Te
 @contextlib.contextmanager
 def precision(clip, dtype: str) -> Iterator:
     """`clip` in a dtype of DTYPES, the weights shared: bf16 is `nibkit.load(dtype="bfloat16")`, passes that nobody
-    differentiates (NIB's integrand stays float32); tf32 is a setting of all of float32's products. Errors: ValueError.
+    differentiates (NIB's integrand stays float32); bf16-gradients those too, `nibkit.load(gradients="bfloat16")`; tf32 is a
+    setting of all of float32's products. Errors: ValueError.
     """
     one_of("dtype", dtype, DTYPES)
     if dtype == "tf32" and clip.device.type != "cuda":
@@ -68,7 +71,8 @@ def precision(clip, dtype: str) -> Iterator:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     try:
-        yield clip.around(clip.model, torch.bfloat16 if dtype == "bf16" else torch.float32)
+        half = {name: torch.bfloat16 if dtype in HALVES[k:] else torch.float32 for k, name in enumerate(("dtype", "gradients"))}
+        yield clip.around(clip.model, **half)
     finally:
         torch.set_float32_matmul_precision(before)
 
@@ -94,7 +98,7 @@ def matrix_rate(clip, dtype: str = "float32", budget: float = 0.5, size: int = 2
     """GFLOP/s of the product of two square matrices where the model is, the fastest of some: what there is to be had."""
     with precision(clip, dtype):
         single = torch.randn(2, size, size, device=clip.device)
-        a, b = single.bfloat16() if dtype == "bf16" else single
+        a, b = single.bfloat16() if dtype in HALVES else single
         a @ b
         return 2e-9 * size**3 / fastest(lambda: a @ b, clip.device, budget)
 
@@ -138,7 +142,8 @@ def measure(
 
     Keys: method, batch, seconds (per pair), passes, gflop (per pair), rate (share of `matrix_rate`, which is measured
     before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
-    error (in half precision: the largest deviation from float32, as a share of the largest score; else 0).
+    error (in half precision: the largest deviation from float32, as a share of the largest score; else 0), best_seconds and
+    best_size (of a method at the largest of `batches`: the fastest batch_size of "auto", the default, and SIZES; else nan).
     """
     with precision(clip, dtype) as clip:
         yield from _measured(clip, methods, list(batches), dtype, naive, budget)
@@ -150,8 +155,9 @@ def _measured(clip, methods, batches, dtype, naive, budget) -> Iterator[dict]:
         slow = slowly[label] = _naive_seconds(clip, name, options) if naive else math.nan
         for batch in batches:
             data = pairs(clip, batch)
-            run = lambda clip: METHODS[name](clip, *data, **options)  # noqa: B023, E731
-            yield _row(clip, label, batch, run, dtype, budget, slow, _deviation(clip, run, dtype))
+            run = functools.partial(_explain, METHODS[name], data, options)
+            row = _row(clip, label, batch, run, dtype, budget, slow, _deviation(clip, run, dtype))
+            yield row | (_best(clip, run, row["seconds"], batch, budget) if batch == max(batches) else {})
     for batch in batches:  # the pair's own embeddings are known, as in a benchmark
         data = pairs(clip, batch)
         side = clip.image.size
@@ -165,6 +171,22 @@ def _measured(clip, methods, batches, dtype, naive, budget) -> Iterator[dict]:
         data = pairs(clip, 1)
         run = lambda clip: _together(clip, data, [methods[name] for name in names])  # noqa: E731
         yield _row(clip, f"{len(names)} methods, metrics", 1, run, dtype, budget, sum(slowly[n] for n in names), 0.0)
+
+
+def _explain(method: Callable, data, options: dict, clip, **more) -> Attribution:
+    return method(clip, *data, **options, **more)
+
+
+SIZES = {"cpu": ("100MB", "2GB"), "cuda": ("2GB", "8GB", "24GB")}  # tried beside "auto"
+
+
+def _best(clip, run: Callable, seconds: float, batch: int, budget: float) -> dict:
+    """The batch_size that is fastest, and its seconds per pair; "auto" took `seconds`."""
+    found = {"auto": seconds}
+    for size in SIZES.get(clip.device.type, ()):
+        found[size] = fastest(lambda: run(clip, batch_size=size), clip.device, budget) / batch  # noqa: B023
+    size = min(found, key=found.get)
+    return {"best_seconds": found[size], "best_size": size}
 
 
 def _together(clip, data, methods: list[tuple[str, dict]]) -> None:
@@ -206,6 +228,8 @@ def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
         "naive_seconds": slow,
         "speedup": slow / seconds,
         "error": deviation,
+        "best_seconds": math.nan,
+        "best_size": "",
     }
 
 
