@@ -1,21 +1,21 @@
 """Everything on a GPU that is not there (`pretend`): no tensor is left on the CPU, no pair is waited for, numbers are the CPU's."""
 
-import contextlib
 import functools
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from near import assert_near
+from near import DEVICE, assert_near
 from pretend import WAITS, Pretend, gpu, there
 
 import nibkit
 from nibkit import benchmark
-from nibkit.methods import mfaba, rise
 from nibkit.metrics import localisation, perturbation
 from nibkit.metrics.confidence import confidence
-from nibkit.models import devices
+from nibkit.models import devices, graphs
 from nibkit.models.sharing import shared
+from nibkit.models.towers import Block, State
 from nibkit.study import ablation, convergence, deviations, efficiency, related, sanity, theory
 
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}, "mfaba": {"steps": 2}}
@@ -195,3 +195,102 @@ def test_runs(what, here, away, pairs):
     """Whole studies go through; their numbers are ranks and verdicts that rounding may turn, so only shapes are compared."""
     got, want = (RUNS[what](x[0], pairs) for x in (away, here))
     assert got.shape == want.shape and len(got)
+
+
+# --- memory ------------------------------------------------------------------------------------------------------------
+
+
+def test_auto_is_a_share_of_what_is_free(here, away):
+    """500 MB on a CPU; a quarter of what is free on a GPU."""
+    state = [x[0].image.state(x[1], 9) for x in (here, away)]
+    one, many = (x[0].image.rows_at_once("auto", s, 9) for x, s in zip((here, away), state))
+    with gpu(free=8 * 10**9):
+        assert away[0].image.rows_at_once("auto", state[1], 9) == pytest.approx(4 * one, abs=4)
+    assert many == pytest.approx(one / 2, abs=1)  # of 10**9 bytes
+
+
+class Full:
+    """A GPU that holds so many rows at once, of passes with gradients or of all."""
+
+    def __init__(self, rows: int, real, gradients: bool = True):
+        self.rows, self.real, self.gradients = rows, real, gradients
+
+    def __call__(self, block, x, *rest):
+        if len(x) > self.rows and torch.is_grad_enabled() >= self.gradients:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return self.real(block, x, *rest)
+
+
+@pytest.mark.parametrize("name", sorted(set(nibkit.METHODS) - {"random", "centre"}))
+def test_full_memory_halves_the_batch_and_is_said_once(name, here, monkeypatch):
+    """Every way through a tower: at_row, attention, or a whole block."""
+    clip, pixels, ids = here
+    want = nibkit.METHODS[name](clip, pixels, ids, batch_size=4, **QUICK.get(name, {}))
+    monkeypatch.setattr(devices, "_said", set())
+    limit = {"rows": 4, "gradients": False} if name == "rise" else {"rows": 2}
+    full = {way: Full(real=getattr(Block, way), **limit) for way in ("at_row", "attention")}
+    for way, function in full.items():
+        monkeypatch.setattr(Block, way, lambda block, x, *rest, f=function: f(block, x, *rest))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            got = nibkit.METHODS[name](clip, pixels, ids, batch_size=64, **QUICK.get(name, {}))
+    near(got, want)
+    assert sum("did not hold" in str(w.message) for w in said) == 1
+
+
+def test_a_single_row_that_does_not_fit_is_an_error():
+    full = Full(0, Block.at_row)
+    with pytest.raises(torch.cuda.OutOfMemoryError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        list(devices.in_parts(3, 3, lambda part: full(None, torch.zeros(part.stop - part.start))))
+
+
+# --- half precision, graphs --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["nib", "gradcam", "xgrad"])
+def test_gradients_in_bfloat16_are_close_and_off_by_default(name, here):
+    clip, pixels, ids = here
+    half = clip.around(clip.model, gradients=torch.bfloat16)
+    assert clip.gradients == torch.float32 and half.label == "scenes, gradients in bfloat16"
+    a, b = (nibkit.METHODS[name](c, pixels, ids) for c in (half, clip))
+    off = max(abs(a.image - b.image).max() / abs(b.image).max(), *(abs(x - y).max() / abs(y).max() for x, y in zip(a.text, b.text)))
+    assert 1e-5 < off < 0.1
+    assert np.corrcoef(a.image.ravel(), b.image.ravel())[0, 1] > 0.998
+    assert torch.equal(half.embed_image(pixels), clip.embed_image(pixels))
+
+
+def test_gradients_dtype_is_checked():
+    with pytest.raises(ValueError, match="gradients='float16' is not one of: float32, bfloat16"):
+        nibkit.load("scenes", device="cpu", gradients="float16")
+
+
+def test_what_comes_often_and_is_small_is_recorded(away, monkeypatch):
+    clip, pixels, ids = away
+    recorded = []
+    monkeypatch.setattr(graphs, "enabled", True)
+    monkeypatch.setattr(graphs, "_get_current_dispatch_mode", lambda: None)
+    monkeypatch.setattr(graphs, "record", lambda function, inputs: recorded.append(len(inputs[0])) or function)
+    for n, times, new in ((1, 2, 0), (1, 2, 2), (1, 2, 0), (2, 3, 2)):  # blocks 0 .. 8; 9 .. 11 and the head
+        recorded.clear()
+        for _ in range(times):
+            clip.image.encode(pixels[:n]), clip.image.embed(clip.image.state(pixels[:n], 9), 9)
+        assert len(recorded) in (new, new + 1) and set(recorded) <= {n}
+    recorded.clear()
+    with torch.enable_grad():
+        for _ in range(4):
+            clip.image.embed(State(clip.image.state(pixels[:3], 9).tokens.requires_grad_(), torch.zeros_like(ids[0][:1]).expand(3)), 9)
+    assert len(recorded) <= 1  # what leads there without gradients
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="NIBKIT_DEVICE=cuda asks for it")
+@pytest.mark.parametrize("name", ["nib", "gradcam", "gae", "m2ib"])
+def test_recorded_passes_are_the_same_bit_for_bit(name, scenes, pairs, monkeypatch):
+    pixels, ids = scenes.preprocess([p.image for p in pairs[:2]]), scenes.tokenize([p.text for p in pairs[:2]])
+    run = functools.partial(nibkit.METHODS[name], scenes, pixels, ids)
+    plain = run()
+    monkeypatch.setattr(graphs, "enabled", True)
+    for _ in range(4):
+        again = run()
+    assert (again.image == plain.image).all() and all((x == y).all() for x, y in zip(again.text, plain.text))

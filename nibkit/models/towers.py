@@ -7,6 +7,7 @@ patched, so nothing is left behind on the model.
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..checks import whole
 from .devices import bytes_of, onto, same_products
+from .graphs import Graphs
 from .sharing import once, shared
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
@@ -238,10 +240,14 @@ class Tower:
 
     def run(self, state: State, first: int, last: int) -> State:
         """Apply blocks first .. last - 1."""
-        x, mask = state.tokens, self.mask(state)
+        tokens = Graphs.of(self)(("run", first, last), partial(self._run, first, last), *state)
+        return State(tokens, state.readout)
+
+    def _run(self, first: int, last: int, tokens: Tensor, readout: Tensor) -> Tensor:
+        mask = self.mask(State(tokens, readout))
         for block in self.blocks[first:last]:
-            x = block(x, mask)
-        return State(x, state.readout)
+            tokens = block(tokens, mask)
+        return tokens
 
     @torch.no_grad()
     def state(self, inputs, layer: int) -> State:
@@ -280,9 +286,12 @@ class Tower:
 
         Of a tower that runs in half precision too, it is float32: cosines lie close together.
         """
+        return Graphs.of(self)(("embed", layer), partial(self._embed, self.check_layer(layer)), *state)
+
+    def _embed(self, layer: int, tokens: Tensor, readout: Tensor) -> Tensor:
         with self.differentiated() if torch.is_grad_enabled() else contextlib.nullcontext():
-            state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-            row = self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state))
+            tokens = self._run(layer, len(self.blocks) - 1, tokens, readout)
+            row = self.blocks[-1].at_row(tokens, readout, self.mask(State(tokens, readout)))
         embedding = self.head(at_least_single(row))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
