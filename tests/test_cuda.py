@@ -1,0 +1,73 @@
+"""What only a GPU can show: NIBKIT_DEVICE=cuda asks for it."""
+
+import functools
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from near import DEVICE
+
+import nibkit
+from nibkit import benchmark
+from nibkit.models import devices, graphs
+from nibkit.study import goals
+
+pytestmark = pytest.mark.skipif(DEVICE != "cuda", reason="NIBKIT_DEVICE=cuda asks for it")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return nibkit.data.load("scenes-captions")[:4]
+
+
+def test_scores_are_those_of_the_cpu():
+    """float32 on both: convolutions in tf32 would be 1e-3 off."""
+    off = dict(goals.same_scores("cuda"))
+    assert off.keys() == nibkit.METHODS.keys() and max(off.values()) < 1e-4, off
+
+
+@pytest.mark.parametrize("name", ["nib", "gradcam", "gae", "m2ib", "rise"])
+def test_recorded_passes_are_the_same_bit_for_bit(name, scenes, pairs, monkeypatch):
+    pixels, ids = scenes.preprocess([p.image for p in pairs[:2]]), scenes.tokenize([p.text for p in pairs[:2]])
+    options = {"masks": 40, "text_masks": 10, "batch_size": 8} if name == "rise" else {}
+    run = functools.partial(nibkit.METHODS[name], scenes, pixels, ids, **options)
+    plain = run()
+    monkeypatch.setattr(graphs, "enabled", True)
+    for _ in range(4):
+        again = run()
+    assert (again.image == plain.image).all() and all((x == y).all() for x, y in zip(again.text, plain.text))
+    known = [f for tower in (scenes.image, scenes.text) for f in graphs.Graphs.of(tower)._known.values()]
+    assert known and all(f.__name__ == "replay" for f in known)
+
+
+def test_a_batch_that_does_not_fit_goes_on(scenes, monkeypatch):
+    monkeypatch.setattr(devices, "_said", set())
+    pixels, ids = torch.randn(2, 3, 224, 224, device="cuda"), scenes.tokenize(["a cat", "a dog on grass"])
+    want = nibkit.METHODS["nib"](scenes, pixels, ids, steps=2000)
+    torch.cuda.empty_cache()
+    free, whole = torch.cuda.mem_get_info()
+    try:
+        torch.cuda.set_per_process_memory_fraction((whole - free + 2 * 10**9) / whole)
+        with pytest.warns(RuntimeWarning, match="did not hold"):
+            got = nibkit.METHODS["nib"](scenes, pixels, ids, steps=2000, batch_size=4000)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert abs(got.image - want.image).max() < 1e-4 * abs(want.image).max()
+
+
+def test_pictures_read_ahead_give_the_same_rows(scenes, pairs):
+    """Three batches, so that two are read while one is explained."""
+    rows = benchmark.run(scenes, pairs, ["nib", "chefer"], batch=1, progress=False)
+    there = scenes.around(scenes.model)
+    one = benchmark.run(there, pairs[:1], ["nib", "chefer"], batch=1, progress=False)
+    assert (rows.error == "").all() and len(rows) == 8
+    numbers = benchmark.METRICS
+    np.testing.assert_array_equal(rows[numbers].to_numpy()[:2], one[numbers].to_numpy())
+
+
+def test_convolutions_follow_the_matrices(scenes):
+    before = torch.backends.cudnn.conv.fp32_precision
+    with warnings.catch_warnings(), devices.same_products():
+        assert torch.backends.cudnn.conv.fp32_precision == "ieee"
+    assert torch.backends.cudnn.conv.fp32_precision == before
