@@ -62,7 +62,7 @@ def test_the_class_gives_the_methods_scores(golden_clip, golden_pair, method):
     rule = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}[method]
     a = nibkit.METHODS["nib"](golden_clip, *golden_pair, layer=8, steps=6, rule=rule)
     image, texts = NIB(golden_clip, 8).attribute(golden_pair, n_steps=6, method=method)
-    np.testing.assert_array_equal(golden_clip.image.patches(image).numpy(), a.image)
+    np.testing.assert_array_equal(golden_clip.image.patches(image).cpu().numpy(), a.image)
     for got, want in zip(texts, a.text):
         np.testing.assert_array_equal(got.numpy(), want)
 
@@ -70,8 +70,8 @@ def test_the_class_gives_the_methods_scores(golden_clip, golden_pair, method):
 def test_convergence_delta_is_signed(golden_clip, golden_pair):
     (image, _), (delta, _) = NIB(golden_clip).attribute(golden_pair, return_convergence_delta=True)
     info = nibkit.METHODS["nib"](golden_clip, *golden_pair).info
-    np.testing.assert_allclose(image.sum(1).numpy() - info.change_image, delta.numpy(), atol=1e-6)
-    np.testing.assert_allclose(delta.abs().numpy(), info.gap_image, atol=1e-7)
+    np.testing.assert_allclose(image.sum(1).cpu().numpy() - info.change_image, delta.cpu().numpy(), atol=1e-6)
+    np.testing.assert_allclose(delta.abs().cpu().numpy(), info.gap_image, atol=1e-7)
     assert (delta < 0).any()
 
 
@@ -83,7 +83,7 @@ def test_bad_arguments_are_refused(golden_clip, golden_pair):
     with pytest.raises(ValueError, match="n_steps=0 is not a whole number >= 1"):
         NIB(golden_clip).attribute(golden_pair, n_steps=0)
     with pytest.raises(ValueError, match="method='nb' is not one of: nib"):
-        explain_func(CaptionLogits(golden_clip, CAPTIONS), golden_pair[0].numpy(), np.zeros(4), method="nb")
+        explain_func(CaptionLogits(golden_clip, CAPTIONS), golden_pair[0].cpu().numpy(), np.zeros(4), method="nb")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_deep_copy_has_weights_of_its_own(golden_clip, golden_pair):
 def test_a_quantus_metric(scenes, pictures):
     """Pixel flipping: NIB's order removes the match sooner than the reverse of it."""
     quantus = pytest.importorskip("quantus", reason="Quantus is optional: pip install 'nibkit[quantus]'")
-    x, y = pictures[0].numpy(), pictures[1]
+    x, y = pictures[0].cpu().numpy(), pictures[1]
     metric = quantus.PixelFlipping(features_in_step=224 * 224 * 3 // 6, perturb_baseline="black", disable_warnings=True)
     model = CaptionLogits(scenes, CAPTIONS)
     how = {"model": model, "x_batch": x, "y_batch": y, "a_batch": None, "device": "cpu"}

@@ -4,6 +4,7 @@ import golden
 import numpy as np
 import pytest
 import torch
+from near import array
 
 from nibkit import metrics
 from nibkit.checks import PROTOCOLS
@@ -11,18 +12,18 @@ from nibkit.checks import PROTOCOLS
 COLUMNS = dict(zip(("vdrop", "vincr", "tdrop", "tincr"), metrics.HIGHER_IS_BETTER))
 
 
-def _inputs(clip, setting):
+def _inputs(clip, pair, setting):
     """Full-size maps for a golden setting: our own, since the archive keeps thinned ones."""
     import nibkit
 
     steps, layer = map(int, setting.split("/")[1:])
-    a = nibkit.METHODS["nib"](clip, golden.pixels(), golden.ids(), layer=layer, steps=steps)
+    a = nibkit.METHODS["nib"](clip, *pair, layer=layer, steps=steps)
     return a.heatmap(), a.word_scores()
 
 
 @pytest.mark.parametrize("setting", ["nib/10/9", "nib/5/9", "nib/20/9", "nib/10/3", "nib/10/6"])
 def test_golden(golden_clip, golden_pair, setting):
-    got = metrics.confidence(golden_clip, *golden_pair, *_inputs(golden_clip, setting))
+    got = metrics.confidence(golden_clip, *golden_pair, *_inputs(golden_clip, golden_pair, setting))
     for k, want in enumerate(golden.metrics()[setting]):
         for name, column in COLUMNS.items():
             # percent points: 100 x a cosine that is good to 2e-6 here
@@ -53,23 +54,23 @@ def test_drop_and_increase_are_in_percent_points_of_cosine(golden_clip, golden_p
     words = [np.ones(len(i), np.float32) for i in ids]
     got = metrics.confidence(golden_clip, pixels, ids, np.zeros((4, 224, 224), np.float32), words)
     change = golden_clip.similarity(pixels, ids) - golden_clip.similarity(torch.zeros_like(pixels), ids)
-    np.testing.assert_allclose(got.image_drop, 100 * change.clamp(min=0), atol=1e-4)
-    assert (got.image_increase == 100.0 * (change < 0).numpy()).all()
+    np.testing.assert_allclose(got.image_drop, 100 * array(change.clamp(min=0)), atol=1e-4)
+    assert (got.image_increase == 100.0 * array(change < 0)).all()
     relative = metrics.confidence(golden_clip, pixels, ids, np.zeros((4, 224, 224), np.float32), words, relative=True)
     c0 = golden_clip.similarity(pixels, ids).clamp(min=1e-6)
-    np.testing.assert_allclose(relative.image_drop, 100 * change.clamp(min=0) / c0, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(relative.image_drop, 100 * array(change.clamp(min=0) / c0), rtol=1e-3, atol=1e-3)
 
 
-def test_repeated_words_multiply_only_under_the_papers_protocol(golden_clip):
+def test_repeated_words_multiply_only_under_the_papers_protocol(golden_clip, golden_pair):
     """"a cat and a dog": a score of 1/2 at the first "a" and 1 at the second."""
     ids = golden_clip.tokenize("a cat and a dog")
-    pixels, maps = golden.pixels()[:1], np.ones((1, 224, 224), np.float32)
+    pixels, maps = golden_pair[0][:1], np.ones((1, 224, 224), np.float32)
     score = lambda first, second: [np.float32([1, first, 1, 1, second, 1, 1])]  # noqa: E731
     run = lambda s, protocol: metrics.confidence(golden_clip, pixels, ids, maps, s, protocol=protocol)  # noqa: E731
     half_half, quarter = run(score(0.5, 0.5), "paper"), run(score(0.25, 1), "paper")
     assert half_half.equals(quarter)
     row = golden_clip.text.rows(ids)
-    row = row._replace(tokens=row.tokens * torch.tensor([1, 0.5, 1, 1, 1, 1, 1])[:, None])
+    row = row._replace(tokens=row.tokens * torch.tensor([1, 0.5, 1, 1, 1, 1, 1]).to(row.tokens)[:, None])
     image = golden_clip.embed_image(pixels)
     c1 = torch.cosine_similarity(golden_clip.text.embed_rows(row), image).item()
     change = 100 * (golden_clip.similarity(pixels, ids).item() - c1)

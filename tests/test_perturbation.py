@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from near import array
 
 import nibkit
 from nibkit import data
@@ -94,14 +95,14 @@ def test_one_point_by_hand(scenes, batch):
     got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), points=1)
     kept = pixels.clone()
     kept[:, :, 112:] = 0
-    np.testing.assert_allclose(got["image_insertion_mean"][:, 0], scenes.similarity(kept, ids), atol=1e-5)
-    np.testing.assert_allclose(got["image_deletion_mean"][:, 0], scenes.similarity(pixels - kept, ids), atol=1e-5)
+    np.testing.assert_allclose(got["image_insertion_mean"][:, 0], array(scenes.similarity(kept, ids)), atol=1e-5)
+    np.testing.assert_allclose(got["image_deletion_mean"][:, 0], array(scenes.similarity(pixels - kept, ids)), atol=1e-5)
     row = scenes.text.rows(ids[:1]).tokens.clone()
     known = scenes.text.embedding[scenes.text.embedding.any(1)]
     inner = row.shape[1] - 2
     row[0, 1 : 1 + round(inner / 2)] = known.mean(0)
     with torch.no_grad():
-        changed = scenes.text.embed_rows(State(row, torch.tensor([inner + 1])))
+        changed = scenes.text.embed_rows(State(row, torch.tensor([inner + 1]).to(row.device)))
         want = F.cosine_similarity(changed, scenes.embed_image(pixels[:1]))
     assert got["text_deletion_mean"][0, 0] == pytest.approx(want.item(), abs=1e-5)
 

@@ -54,7 +54,7 @@ def test_information_sampled_without_the_formula():
 def test_patch_covariance_leaves_out_the_readout(scenes, pair):
     tokens = scenes.image.state(pair[0], 9).tokens[:, 1:].flatten(0, 1).double()
     centred = tokens - tokens.mean(0)
-    torch.testing.assert_close(torch.tensor(theory.patch_covariance(scenes, pair[0], 9)), centred.T @ centred / (len(tokens) - 1))
+    torch.testing.assert_close(torch.tensor(theory.patch_covariance(scenes, pair[0], 9)), (centred.T @ centred).cpu() / (len(tokens) - 1))
 
 
 def test_noise_limit_of_a_known_function():
@@ -96,8 +96,10 @@ def test_completeness_on_the_encoders(scenes, pair):
         np.testing.assert_allclose(tables["riemann"].gap, package[f"gap_{side}"] / package[f"change_{side}"].abs(), rtol=1e-4, atol=1e-5)
 
 
-def test_appendix_g():
+def test_appendix_g(scenes, pair):
     assert theory.narrowed(torch.tensor([[[8.0, 6.0]]]), 0.25).tolist() == [[[2.0, 1.5]]]
+    states = scenes.image.state(pair[0], 9).tokens  # on the model's device
+    assert torch.equal(theory.narrowed(states, 0.25), states / 4)
 
 
 def test_invariance_and_its_control(scenes, pair):
