@@ -40,7 +40,9 @@ class Pretend(torch.Tensor):
     is_cpu = is_meta = property(lambda self: False)
 
     def __getitem__(self, index):  # torch's C++ makes the tensor of a list on "meta", without its numbers
-        index = tuple(torch.tensor(i) if isinstance(i, list) else i for i in (index if isinstance(index, tuple) else (index,)))
+        index = tuple(
+            torch.tensor(i) if isinstance(i, list) else i for i in (index if isinstance(index, tuple) else (index,))
+        )
         return super().__getitem__(index)
 
     def tolist(self):
@@ -84,7 +86,9 @@ def run(function, args, kwargs):
     on_gpu = torch.device(device).type in ("cuda", "meta") if device is not None else any(there)
     rng = kwargs.get("generator")
     if rng is not None and (rng.device.type == "cpu") == on_gpu:
-        raise RuntimeError(f"Expected a {'cuda' if on_gpu else 'cpu'!r} device type for generator but found {rng.device.type!r}")
+        raise RuntimeError(
+            f"Expected a {'cuda' if on_gpu else 'cpu'!r} device type for generator but found {rng.device.type!r}"
+        )
     if function is aten._fused_sdp_choice.default:
         return 0  # attention by plain products, which knows every device
     if waits(function, kwargs, on_gpu, any(there)):
@@ -115,7 +119,9 @@ def gpu(free: int = 10**9):
         mock.patch.object(torch.Tensor, "pin_memory", lambda self: self),
         mock.patch.object(graphs, "enabled", False),
         mock.patch.object(devices, "free_bytes", lambda device: free),
-        mock.patch.object(batch, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=lambda: Mode().__enter__())),
+        mock.patch.object(
+            batch, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=lambda: Mode().__enter__())
+        ),
         Mode(),
     )
     before = torch.__future__.get_overwrite_module_params_on_conversion()

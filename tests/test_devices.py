@@ -48,7 +48,10 @@ def near(got, want) -> None:
     if isinstance(want, nibkit.Attribution):
         got, want = [got.image, *got.text], [want.image, *want.text]
     if hasattr(want, "select_dtypes"):
-        got, want = (table.select_dtypes("number").drop(columns="seconds", errors="ignore").to_numpy(float) for table in (got, want))
+        got, want = (
+            table.select_dtypes("number").drop(columns="seconds", errors="ignore").to_numpy(float)
+            for table in (got, want)
+        )
     if isinstance(want, list | tuple):
         for g, w in zip(got, want, strict=True):
             near(g, w)
@@ -82,7 +85,11 @@ def test_what_a_gpu_takes():
         x = there(torch.arange(3.0)).requires_grad_()
         assert x.device == torch.device("cuda:0") and isinstance(torch.arange(2, device=x.device), Pretend)
         (gradient,) = torch.autograd.grad((x * torch.tensor(2.0)).square().sum() + x[torch.tensor([1])].sum(), x)
-        assert isinstance(gradient, Pretend) and gradient.tolist() == [0, 9, 16] and gradient.cpu().numpy().tolist() == [0, 9, 16]
+        assert (
+            isinstance(gradient, Pretend)
+            and gradient.tolist() == [0, 9, 16]
+            and gradient.cpu().numpy().tolist() == [0, 9, 16]
+        )
 
 
 # --- methods -----------------------------------------------------------------------------------------------------------
@@ -145,7 +152,7 @@ def measured(clip, pixels, ids, pairs):
 
 
 def theories(clip, pixels, ids, pairs):
-    for side, b in theory.bottlenecks(clip, pixels[:2], ids[:2], 9).items():
+    for b in theory.bottlenecks(clip, pixels[:2], ids[:2], 9).values():
         yield theory.along(b, [0.1, 1.0])
         yield theory.noise_limit(b, [0.5], [0.1], draws=2)
         for rule in ("riemann", "gauss", "exact"):
@@ -255,7 +262,10 @@ def test_gradients_in_bfloat16_are_close_and_off_by_default(name, here):
     half = clip.around(clip.model, gradients=torch.bfloat16)
     assert clip.gradients == torch.float32 and half.label == "scenes, gradients in bfloat16"
     a, b = (nibkit.METHODS[name](c, pixels, ids) for c in (half, clip))
-    off = max(abs(a.image - b.image).max() / abs(b.image).max(), *(abs(x - y).max() / abs(y).max() for x, y in zip(a.text, b.text)))
+    off = max(
+        abs(a.image - b.image).max() / abs(b.image).max(),
+        *(abs(x - y).max() / abs(y).max() for x, y in zip(a.text, b.text)),
+    )
     assert 1e-5 < off < 0.1
     assert np.corrcoef(a.image.ravel(), b.image.ravel())[0, 1] > 0.998
     assert torch.equal(half.embed_image(pixels), clip.embed_image(pixels))
@@ -280,5 +290,8 @@ def test_what_comes_often_and_is_small_is_recorded(away, monkeypatch):
     recorded.clear()
     with torch.enable_grad():
         for _ in range(4):
-            clip.image.embed(State(clip.image.state(pixels[:3], 9).tokens.requires_grad_(), torch.zeros_like(ids[0][:1]).expand(3)), 9)
+            clip.image.embed(
+                State(clip.image.state(pixels[:3], 9).tokens.requires_grad_(), torch.zeros_like(ids[0][:1]).expand(3)),
+                9,
+            )
     assert len(recorded) <= 1  # what leads there without gradients

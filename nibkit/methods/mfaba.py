@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number
-from ..models.devices import in_parts, onto, same_products
+from ..models.devices import in_parts, onto
 from ..models.towers import State, Tower, at_hand, ragged
 from .registry import method
 
@@ -78,7 +78,7 @@ def mfaba(
     """
     towers = clip.image, clip.text
     embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-    with torch.no_grad(), same_products():
+    with torch.no_grad():
         rows = [tower.rows(inputs) for tower, inputs in zip(towers, (pixels, ids))]
     same = same_tokens(ids, rows[1]) if protocol == "paper" else None
     at_once = [tower.rows_at_once(batch_size, row, 0) for tower, row in zip(towers, rows)]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from ..checks import PROTOCOLS, one_of, whole
+from ..models.devices import same_products
 from ..models.sharing import shared, timed
 from ..models.towers import bytes_of
 
@@ -70,7 +71,7 @@ def method(
                     said = f"{name} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}"
                     raise ValueError(f"{said}; {free} do without")
             clip.check(pixels, ids)
-            with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
+            with torch.enable_grad(), same_products(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
                 result = function(clip, pixels, ids, **options)
             result.info["seconds"] = clock.seconds / len(pixels)
             return result

@@ -28,7 +28,9 @@ def same_products() -> Iterator[None]:
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 AUTO = 500 * 10**6  # bytes; more made a CPU slower
-SHARE = 0.25  # of what is free on a GPU: the estimate of `rows_at_once` leaves out what the libraries need for themselves
+SHARE = (
+    0.25  # of what is free on a GPU: the estimate of `rows_at_once` leaves out what the libraries need for themselves
+)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -38,7 +40,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def bytes_of(batch_size: str, device: torch.device = torch.device("cpu")) -> int:
-    """"auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else. "auto": SHARE of what is free on CUDA, else AUTO.
+    """ "auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else. "auto": SHARE of what is free on CUDA, else AUTO.
 
     >>> bytes_of("1.5GB")
     1500000000

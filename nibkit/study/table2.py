@@ -14,7 +14,23 @@ from .efficiency import PUBLISHED
 from .speed import precision
 
 SIZE = (640, 480)  # a photo of Flickr8k or of Conceptual Captions is about as large
-WORDS = ("a", "dog", "on", "the", "grass", "red", "bus", "two", "people", "near", "water", "photo", "of", "small", "house")
+WORDS = (
+    "a",
+    "dog",
+    "on",
+    "the",
+    "grass",
+    "red",
+    "bus",
+    "two",
+    "people",
+    "near",
+    "water",
+    "photo",
+    "of",
+    "small",
+    "house",
+)
 
 
 def write(folder: Path, n: int, seed: int = 0) -> Path:
