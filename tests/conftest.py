@@ -1,4 +1,4 @@
-"""Fixtures. NIBKIT_DEVICE says where the models are: "cpu" (default), "cuda", or "pretend", the GPU of `pretend` on any machine."""
+"""Fixtures. NIBKIT_DEVICE says where the models are: "cpu" (default), "cuda", or "pretend", the GPU of `pretend`."""
 
 import golden
 import pretend

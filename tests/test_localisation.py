@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from near import array
 
 import nibkit
 from nibkit import benchmark, data
@@ -123,7 +122,7 @@ def test_a_batch_against_its_own_masks(scenes, batch):
     assert (got[[*localisation.IMAGE, "named", "word_first"]] == 1).all(axis=None)
     assert got.other.isna().all() and (got.ground == 0).all()
     np.testing.assert_allclose(got.area, maps.mean((1, 2)))
-    np.testing.assert_allclose(got.cosine, array(scenes.similarity(pixels, ids)), atol=1e-6)
+    np.testing.assert_allclose(got.cosine, scenes.similarity(pixels, ids).cpu(), atol=1e-6)
     np.testing.assert_allclose(got.energy_image, maps.mean((1, 2)), rtol=1e-6)
     np.testing.assert_allclose(got.energy_text, [1 / (len(i) - 2) for i in ids], rtol=1e-6)
     shuffled = [localisation.image_truth(maps[k], maps[(k + 2) % 4] > 0) for k in range(4)]

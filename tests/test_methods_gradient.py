@@ -11,7 +11,6 @@ import torch.nn.functional as F
 import transformers
 from near import array, assert_near
 
-import nibkit
 from nibkit.methods.nib import nib
 
 PUBLISHED = ["gradcam", "chefer", "saliency", "fastig"]

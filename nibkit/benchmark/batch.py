@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where there are none, and `row` says why."""
+    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where `row` says why there are none."""
 
     row: dict
     pair: object = None

@@ -15,10 +15,11 @@ def command(parser: argparse.ArgumentParser) -> Run:
     Columns: seconds per pair; passes; GFLOP per pair, counted; rate, the share of the speed at which this machine
     multiplies matrices; peak MB beyond the model; naive, seconds of a loop that takes one step at a time with the
     gradients of all weights, and how many times faster we are; error, of the scores in half precision (--dtype bf16
-    is nibkit.load(dtype="bfloat16"): passes without gradients; NIB's integrand stays float32; bf16-gradients is that with
-    gradients="bfloat16" too); best, seconds per pair with the batch_size that was fastest, beside those of the default. The row "metrics of one
-    method" is what the four figures of the paper take per map; the last row, "7 methods, metrics", is one pair in a
-    benchmark: the paper's methods but RISE, each with its metrics, what they share done once.
+    is nibkit.load(dtype="bfloat16"): passes without gradients; NIB's integrand stays float32; bf16-gradients is that
+    with gradients="bfloat16" too); best, seconds per pair with the batch_size that was fastest, beside those of the
+    default. The row "metrics of one method" is what the four figures of the paper take per map; the last row,
+    "7 methods, metrics", is one pair in a benchmark: the paper's methods but RISE, each with its metrics, what they
+    share done once.
 
     examples:
 
@@ -27,7 +28,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
         python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
         python -m nibkit bench --goals                              what is asked of one H100, and what a GPU does
-        python -m nibkit bench --table2 1000 --dtype bf16           the paper's Table 2 from made-up JPEGs, reading included
+        python -m nibkit bench --table2 1000 --dtype bf16           Table 2 from made-up JPEGs, reading included
     """
     parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")
@@ -38,8 +39,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--figure", metavar="FILE", help="also draw cost against pairs, steps and layer, FILE.csv beside it")
 
-    parser.add_argument("--goals", action="store_true", help="pairs a second beside what is asked of a GPU, and nothing else")
-    parser.add_argument("--table2", type=int, metavar="N", help="seconds of Table 2 for N pairs of JPEGs, and nothing else")
+    parser.add_argument("--goals", action="store_true", help="pairs a second beside what a GPU should do, no more")
+    parser.add_argument("--table2", type=int, metavar="N", help="seconds of Table 2 for N pairs of JPEGs, no more")
 
     def run(args: argparse.Namespace) -> int:
         import torch
@@ -90,7 +91,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 def _goals(clip) -> int:
     from ..study import goals
 
-    print(f"{clip.name}, {clip.device}: pairs a second\n" + GOAL.format("", "dtype", "batch", "goal", "got", "", "best", "at"))
+    print(f"{clip.name}, {clip.device}: pairs a second")
+    print(GOAL.format("", "dtype", "batch", "goal", "got", "", "best", "at"))
     for row in goals.measure(clip):
         row |= {name: f"{row[name]:.4g}" for name in ("goal", "got", "best")} | {"met": "met" if row["met"] else "-"}
         print(GOAL.format(*row.values()), flush=True)

@@ -58,7 +58,7 @@ def _start(stream: Stream) -> Tensor:
 
 
 def draws(stream: Stream, length: int, width: int) -> Iterator[Tensor]:
-    """e of one step after the other for pairs of this length, (samples, length, C): pairs of one length have one stream."""
+    """e of one step after the other, (samples, length, C): pairs of one length have one stream."""
     rng = torch.Generator()
     rng.set_state(_start(stream))
     while True:
@@ -67,7 +67,7 @@ def draws(stream: Stream, length: int, width: int) -> Iterator[Tensor]:
 
 @lru_cache(maxsize=128)
 def _kept(device: torch.device, stream: Stream, length: int, width: int) -> tuple[Tensor, ...]:
-    """`draws` of all steps on a GPU, for this batch and the next: drawing them took longer than all that is done with them."""
+    """`draws` of all steps on a GPU, for this batch and the next: drawing took longer than what is done with them."""
     return onto(device, torch.stack(list(islice(draws(stream, length, width), stream.steps)))).unbind()
 
 
@@ -123,7 +123,8 @@ def m2ib(
     layer: the *output* of this block is gated (one block later than NIB's), so not the last one. steps: forwards of
     the published loop; the map is what the last one sees, after steps - 1 updates, so that one need not run here.
     beta: price of a nat against a unit of cosine; lr: Adam's; samples: noisy copies per step. seed: every pair starts
-    from it, so no map depends on the batch, and noise is the same on a GPU as on a CPU. batch_size: rows at once, or memory such as "500MB".
+    from it, so no map depends on the batch, and noise is the same on a GPU as on a CPU. batch_size: rows at once, or
+    memory such as "500MB".
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
@@ -132,7 +133,7 @@ def m2ib(
     embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
     places = states[0].tokens.shape[1:]
     lengths = [places[0]] * len(ids), seen(clip.text, states[1]).sum(1).tolist()
-    streams = Stream(seed, steps, samples), Stream(seed, steps, samples, tuple(places))  # one stream serves the picture first
+    streams = Stream(seed, steps, samples), Stream(seed, steps, samples, tuple(places))  # one serves the picture first
     scores = []
     for tower, state, first, target, n, stream in zip(towers, states, layer, embeddings[::-1], lengths, streams):
 

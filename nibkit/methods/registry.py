@@ -71,7 +71,8 @@ def method(
                     said = f"{name} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}"
                     raise ValueError(f"{said}; {free} do without")
             clip.check(pixels, ids)
-            with torch.enable_grad(), same_products(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
+            # gradients, whatever the caller has switched off
+            with torch.enable_grad(), same_products(), shared(), timed() as clock:
                 result = function(clip, pixels, ids, **options)
             result.info["seconds"] = clock.seconds / len(pixels)
             return result

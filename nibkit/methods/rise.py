@@ -43,7 +43,7 @@ def windows(size: int, grid: int) -> Tensor:
 
 
 class Masks:
-    """A picture's masks: `opened` (N, grid, grid) bool and `shift` (N, 2), drawn on the CPU as published, grown on `device`."""
+    """A picture's masks: `opened` (N, grid, grid) bool, `shift` (N, 2): drawn on the CPU as published, grown on `device`."""
 
     def __init__(self, opened: np.ndarray, shift: np.ndarray, size: int, device: torch.device = torch.device("cpu")):
         given = windows(size, opened.shape[-1]), torch.from_numpy(opened).float(), torch.from_numpy(shift)
@@ -127,7 +127,8 @@ def rise(
     opened = rng.rand(masks, grid, grid) < probability
     of_pixels = Masks(opened, rng.randint(0, cell(image.size, grid), (masks, 2)), image.size, pixels.device)
     width = rows.tokens.shape[1]
-    drawn, shown = text_of(at_hand(ids), rows.readout.tolist(), width, seed, paper, text.before, (text_masks, probability, grid, text.width))
+    how = text_masks, probability, grid, text.width
+    drawn, shown = text_of(at_hand(ids), rows.readout.tolist(), width, seed, paper, text.before, how)
     drawn, shown = (onto(pixels.device, m) for m in (drawn, shown))
 
     def show_picture(k: slice, m: Tensor) -> Tensor:
@@ -137,7 +138,8 @@ def rise(
     def show_text(k: slice, m: Tensor) -> Tensor:
         masked = rows.tokens[:, None] * shown[:, k, :, None].to(m)
         with text.forward_only():
-            return at_least_single(text.embed_rows(State(masked.flatten(0, 1), rows.readout.repeat_interleave(m.shape[1]))))
+            readout = rows.readout.repeat_interleave(m.shape[1])
+            return at_least_single(text.embed_rows(State(masked.flatten(0, 1), readout)))
 
     by, towers = probability if paper else None, ((image, image.rows(pixels[:1])), (text, rows))
     pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)  # no gradient

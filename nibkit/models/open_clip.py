@@ -149,7 +149,8 @@ class CocaText(OpenClipText):
     def rows(self, ids):
         device = self.embedding.device
         ends = onto(device, torch.tensor([len(i) + 1 for i in ids]))
-        padded = torch.nn.utils.rnn.pad_sequence([F.pad(i, (0, 2), value=self.pad) for i in at_hand(ids)], batch_first=True)
+        longer = [F.pad(i, (0, 2), value=self.pad) for i in at_hand(ids)]
+        padded = torch.nn.utils.rnn.pad_sequence(longer, batch_first=True)
         x = self.embedding[onto(device, padded)]
         x[torch.arange(len(x), device=device), ends] = self._text.cls_emb.to(x)
         return State(x, ends)

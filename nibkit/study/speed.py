@@ -71,8 +71,8 @@ def precision(clip, dtype: str) -> Iterator:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if dtype == "tf32" else "highest")
     try:
-        half = {name: torch.bfloat16 if dtype in HALVES[k:] else torch.float32 for k, name in enumerate(("dtype", "gradients"))}
-        yield clip.around(clip.model, **half)
+        half, gradients = (torch.bfloat16 if dtype in names else torch.float32 for names in (HALVES, HALVES[1:]))
+        yield clip.around(clip.model, half, gradients)
     finally:
         torch.set_float32_matmul_precision(before)
 
