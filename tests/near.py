@@ -1,6 +1,6 @@
-"""How near two computations of the same scores must come on any processor: relative to the largest, down to float32 rounding.
+"""How near two computations of the same scores must come on any processor: relative to the largest, down to rounding.
 
-A GPU adds up in another order than a CPU, and with another order for another batch: there four times as much is let through.
+A GPU adds up in another order than a CPU, and in another for another batch: there four times as much is let through.
 """
 
 import os

@@ -1,8 +1,8 @@
 """A GPU for machines without one: tensors whose device reads cuda:0 and whose numbers are a CPU's.
 
-What a real GPU would refuse is refused: tensors on two devices, a CPU's generator for a GPU's numbers, `.numpy()`. torch's own
-FakeTensorMode knows such tensors too, but has no numbers, so code that reads one back ends there; nor can it go backward
-without a GPU. To torch's C++ these tensors are on "meta", whose backward pass runs on the CPU.
+What a real GPU would refuse is refused: tensors on two devices, a CPU's generator for a GPU's numbers, `.numpy()`.
+torch's own FakeTensorMode knows such tensors too, but has no numbers, so code that reads one back ends there; nor can it
+go backward without a GPU. To torch's C++ these tensors are on "meta", whose backward pass runs on the CPU.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ def _checked(function, tensors: list[torch.Tensor], there: list[bool], first) ->
 
 
 def waits(function, kwargs: dict, to_gpu: bool, from_gpu: bool) -> bool:
-    """Does the CPU wait here for all that the GPU was told? Numbers read back, shapes that depend on numbers, plain uploads."""
+    """Does the CPU wait here for the GPU? Numbers read back, shapes that depend on numbers, plain uploads."""
     if function.overloadpacket in (aten._local_scalar_dense, aten.nonzero, aten.equal, aten.masked_select):
         return from_gpu
     if function.overloadpacket is aten._to_copy and to_gpu != from_gpu:

@@ -24,7 +24,7 @@ def pairs():
 def test_scores_are_those_of_the_cpu():
     """float32 on both: convolutions in tf32 would be 1e-3 off."""
     off = dict(goals.same_scores("cuda"))
-    turned = {"m2ib": 5e-3, "mfaba": 5e-3}  # Adam's first step and the walk take a gradient's sign, which rounding turns near 0
+    turned = {"m2ib": 5e-3, "mfaba": 5e-3}  # their steps take a gradient's sign, which rounding turns
     assert off.keys() == nibkit.METHODS.keys() and all(x < turned.get(name, 1e-4) for name, x in off.items()), off
 
 

@@ -1,4 +1,4 @@
-"""Everything on a GPU that is not there (`pretend`): no tensor is left on the CPU, no pair is waited for, numbers are the CPU's."""
+"""Everything on a GPU that is not there (`pretend`): no tensor left behind, no pair waited for, the CPU's numbers."""
 
 import functools
 import warnings
@@ -16,7 +16,7 @@ from nibkit.metrics.confidence import confidence
 from nibkit.models import devices, graphs
 from nibkit.models.sharing import shared
 from nibkit.models.towers import Block, State
-from nibkit.study import ablation, convergence, deviations, efficiency, related, sanity, theory
+from nibkit.study import ablation, convergence, deviations, efficiency, related, sanity, textspan, theory
 
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}, "mfaba": {"steps": 2}}
 SETTINGS = {
@@ -61,7 +61,7 @@ def near(got, want) -> None:
     assert_near(np.asarray(got)[finite], np.asarray(want)[finite], 1e-3)
 
 
-# --- the pretended device refuses what a GPU would ---------------------------------------------------------------------
+# --- the pretended device refuses what a GPU would -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_what_a_gpu_takes():
         )
 
 
-# --- methods -----------------------------------------------------------------------------------------------------------
+# --- methods ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", SETTINGS)
@@ -140,7 +140,7 @@ def test_methods_read_what_they_share_once(away):
     assert len(WAITS) < 2 * alone
 
 
-# --- metrics and studies -----------------------------------------------------------------------------------------------
+# --- metrics and studies ---------------------------------------------------------------------------------------------
 
 
 def measured(clip, pixels, ids, pairs):
@@ -170,9 +170,9 @@ def published(clip, pixels, ids, pairs):
 
 def relatives(clip, pixels, ids, pairs):
     yield related.cocoa(clip, pixels[:1], clip.tokenize(["a cat"]), clip.tokenize(["a dog"]), steps=2).scores
-    parts = related.decompose(clip.image, pixels)
+    parts = textspan.decompose(clip.image, pixels)
     yield parts.total()
-    yield related.textspan(clip, pixels, ["a cat", "a dog", "grass", "snow", "a bus"], heads=1, n=1)
+    yield textspan.textspan(clip, pixels, ["a cat", "a dog", "grass", "snow", "a bus"], heads=1, n=1)
 
 
 STUDIES = {"metrics": measured, "theory": theories, "published loops": published, "related": relatives}
@@ -199,12 +199,12 @@ RUNS = {
 
 @pytest.mark.parametrize("what", RUNS)
 def test_runs(what, here, away, pairs):
-    """Whole studies go through; their numbers are ranks and verdicts that rounding may turn, so only shapes are compared."""
+    """Whole studies go through; rounding may turn their ranks and verdicts, so only shapes are compared."""
     got, want = (RUNS[what](x[0], pairs) for x in (away, here))
     assert got.shape == want.shape and len(got)
 
 
-# --- memory ------------------------------------------------------------------------------------------------------------
+# --- memory ----------------------------------------------------------------------------------------------------------
 
 
 def test_auto_is_a_share_of_what_is_free(here, away):
@@ -253,7 +253,7 @@ def test_a_single_row_that_does_not_fit_is_an_error():
         list(devices.in_parts(3, 3, lambda part: full(None, torch.zeros(part.stop - part.start))))
 
 
-# --- half precision, graphs --------------------------------------------------------------------------------------------
+# --- half precision, graphs ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["nib", "gradcam", "xgrad"])

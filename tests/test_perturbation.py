@@ -95,8 +95,8 @@ def test_one_point_by_hand(scenes, batch):
     got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), points=1)
     kept = pixels.clone()
     kept[:, :, 112:] = 0
-    np.testing.assert_allclose(got["image_insertion_mean"][:, 0], array(scenes.similarity(kept, ids)), atol=1e-5)
-    np.testing.assert_allclose(got["image_deletion_mean"][:, 0], array(scenes.similarity(pixels - kept, ids)), atol=1e-5)
+    for kind, shown in (("insertion", kept), ("deletion", pixels - kept)):
+        np.testing.assert_allclose(got[f"image_{kind}_mean"][:, 0], array(scenes.similarity(shown, ids)), atol=1e-5)
     row = scenes.text.rows(ids[:1]).tokens.clone()
     known = scenes.text.embedding[scenes.text.embedding.any(1)]
     inner = row.shape[1] - 2

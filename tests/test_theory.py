@@ -54,7 +54,8 @@ def test_information_sampled_without_the_formula():
 def test_patch_covariance_leaves_out_the_readout(scenes, pair):
     tokens = scenes.image.state(pair[0], 9).tokens[:, 1:].flatten(0, 1).double()
     centred = tokens - tokens.mean(0)
-    torch.testing.assert_close(torch.tensor(theory.patch_covariance(scenes, pair[0], 9)), (centred.T @ centred).cpu() / (len(tokens) - 1))
+    want = (centred.T @ centred).cpu() / (len(tokens) - 1)
+    torch.testing.assert_close(torch.tensor(theory.patch_covariance(scenes, pair[0], 9)), want)
 
 
 def test_noise_limit_of_a_known_function():

@@ -52,7 +52,7 @@ class Job(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where `row` says why there are none."""
+    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where `row` says why not."""
 
     row: dict
     pair: object = None

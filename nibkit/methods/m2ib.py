@@ -72,8 +72,8 @@ def _kept(device: torch.device, stream: Stream, length: int, width: int) -> tupl
 
 
 def noise(stream: Stream, lengths: list[int], width: int, device: torch.device) -> Iterator[Tensor]:
-    """e of one step after the other, (B, samples, T, C), zero behind a pair's own length; (1, samples, T, C) for all pairs
-    where their lengths are one.
+    """e of one step after the other, (B, samples, T, C), zero behind a pair's own length; (1, samples, T, C) for all
+    pairs where their lengths are one.
     """
     known = sorted(set(lengths))
     of = draws if device.type == "cpu" else partial(_kept, device)

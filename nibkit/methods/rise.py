@@ -43,7 +43,7 @@ def windows(size: int, grid: int) -> Tensor:
 
 
 class Masks:
-    """A picture's masks: `opened` (N, grid, grid) bool, `shift` (N, 2): drawn on the CPU as published, grown on `device`."""
+    """A picture's masks: `opened` (N, grid, grid) bool and `shift` (N, 2), drawn on the CPU as published; grown there."""
 
     def __init__(self, opened: np.ndarray, shift: np.ndarray, size: int, device: torch.device = torch.device("cpu")):
         given = windows(size, opened.shape[-1]), torch.from_numpy(opened).float(), torch.from_numpy(shift)
@@ -68,7 +68,7 @@ def last_place(ids: Tensor) -> Tensor:
 
 
 def text_of(ids, ends: list[int], width: int, seed: int, paper: bool, before: int, how: tuple) -> tuple[Tensor, Tensor]:
-    """Masks (B, N, width) of texts read at `ends`, as they are credited and as they hide; how: the rest of `word_masks`.
+    """Masks (B, N, width) of texts read at `ends`, as credited and as they hide; how: the rest of `word_masks`.
 
     Published, every text starts from the seed, so those of one length have the same.
     """

@@ -68,8 +68,7 @@ class Clip:
                 tower.differentiated = functools.partial(torch.autocast, self.device.type, gradients)
 
     def around(self, model, dtype: torch.dtype | None = None, gradients: torch.dtype | None = None) -> "Clip":
-        """The same CLIP around a `model` of the same architecture, such as one with other weights. dtype, gradients: as in
-        `load`."""
+        """The same CLIP around a `model` of the same architecture, such as with other weights; the rest as in `load`."""
         parts = self._backend, self._transform, self._tokenizer
         return type(self)(self.name, model, *parts, self.device, dtype or self.dtype, gradients or self.gradients)
 
@@ -114,7 +113,7 @@ class Clip:
         image, text = layer if isinstance(layer, tuple | list) and len(layer) == 2 else (layer, layer)
         return self.image.check_layer(image), self.text.check_layer(text)
 
-    def preprocess(self, images: Image.Image | Sequence[Image.Image], device: str | torch.device | None = None) -> Tensor:
+    def preprocess(self, images: Image.Image | Sequence[Image.Image], device: str | None = None) -> Tensor:
         """PIL picture(s) of any mode and size -> pixels (B, 3, H, W), normalised, on the model's device or another.
 
         They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.

@@ -40,7 +40,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def bytes_of(batch_size: str, device: torch.device = torch.device("cpu")) -> int:
-    """ "auto", "500MB", "1.5GB" -> bytes; a ValueError for anything else. "auto": SHARE of what is free on CUDA, else AUTO.
+    """ "auto", "500MB", "1.5GB" -> bytes, or a ValueError. "auto": SHARE of what is free on CUDA, else AUTO.
 
     >>> bytes_of("1.5GB")
     1500000000
@@ -62,8 +62,8 @@ _said = set()
 
 
 def in_parts(n: int, rows: int, work: Callable[[slice], Found]) -> Iterator[Found]:
-    """work(slice) of 0 .. n - 1 in parts of at most `rows`. Where a GPU's memory does not hold a part, half as many rows go
-    on from there, which is said once; that of a single row is the error it was.
+    """work(slice) of 0 .. n - 1 in parts of at most `rows`. Where a GPU's memory does not hold a part, half as many
+    rows go on from there, which is said once; that of a single row is the error it was.
     """
     start = 0
     while start < n:
@@ -82,7 +82,7 @@ def in_parts(n: int, rows: int, work: Callable[[slice], Found]) -> Iterator[Foun
             if not _said:
                 _said.add("memory")
                 warnings.warn(
-                    f"the GPU's memory did not hold {size} rows at once; going on with {rows}, and so on where that is needed. "
+                    f"the GPU's memory did not hold {size} rows at once; going on with {rows}, and less where needed. "
                     'A smaller batch_size, such as "2GB", spares the attempt',
                     RuntimeWarning,
                     stacklevel=2,

@@ -1,7 +1,7 @@
 """Small batches without gradients by CUDA graphs: telling a GPU what to do takes longer there than doing it.
 
-What comes for the third time with the same shapes is recorded, and from then on told in one piece. The kernels are the same, so
-the numbers are too, bit for bit. Larger batches keep a GPU busy by themselves.
+What comes for the third time with the same shapes is recorded, and from then on told in one piece. The kernels are the
+same, so the numbers are too, bit for bit. Larger batches keep a GPU busy by themselves.
 """
 
 from collections import Counter

@@ -190,7 +190,7 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
-    forward_only: Callable = staticmethod(same_products)  # around a pass that nobody differentiates: half precision, if wanted
+    forward_only: Callable = staticmethod(same_products)  # around passes that nobody differentiates: half precision?
     differentiated: Callable = contextlib.nullcontext  # the same of the blocks in a pass that is differentiated
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 

@@ -1,7 +1,7 @@
 """What is asked of one GPU, and what it does: pairs per second of each method with its default settings.
 
-The goals are those of one NVIDIA H100 and ViT-B/32's sizes; weights may be random. Besides speed: scores on the device are
-those of the CPU.
+The goals are those of one NVIDIA H100 and ViT-B/32's sizes; weights may be random. Besides speed: scores on the device
+are those of the CPU.
 """
 
 import contextlib
@@ -65,8 +65,8 @@ def _run(clip, goal: Goal, data, size: str):
 
 
 def measure(clip, goals=GOALS, sizes=SIZES, budget: float = 0.6) -> Iterator[dict]:
-    """One row per goal as it is found: method, dtype, batch, goal and got (pairs a second with batch_size "auto"), met; then
-    best and best_size, the fastest of `sizes` too (where that is looked for).
+    """One row per goal as it is found: method, dtype, batch, goal and got (pairs a second with batch_size "auto"), met;
+    then best and best_size, the fastest of `sizes` too (where that is looked for).
 
     budget: seconds of repeating a measurement; the fastest counts, after one call that warms up.
     """
@@ -85,7 +85,7 @@ def measure(clip, goals=GOALS, sizes=SIZES, budget: float = 0.6) -> Iterator[dic
 
 
 def same_scores(device: str, n: int = 4) -> Iterator[tuple[str, float]]:
-    """Each method on the bundled model, float32: (name, largest difference from the CPU's scores, a share of the largest)."""
+    """Each method on the bundled model in float32: (name, largest difference from the CPU, as a share of the largest)."""
     quick = {"rise": {"masks": 100}, "m2ib": {"steps": 5}}
     there, here = load("scenes", device=device), load("scenes", device="cpu")
     data = pairs(here, n)

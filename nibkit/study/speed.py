@@ -62,8 +62,8 @@ def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Te
 @contextlib.contextmanager
 def precision(clip, dtype: str) -> Iterator:
     """`clip` in a dtype of DTYPES, the weights shared: bf16 is `nibkit.load(dtype="bfloat16")`, passes that nobody
-    differentiates (NIB's integrand stays float32); bf16-gradients those too, `nibkit.load(gradients="bfloat16")`; tf32 is a
-    setting of all of float32's products. Errors: ValueError.
+    differentiates (NIB's integrand stays float32); bf16-gradients those too, `nibkit.load(gradients="bfloat16")`; tf32 is
+    a setting of all of float32's products. Errors: ValueError.
     """
     one_of("dtype", dtype, DTYPES)
     if dtype == "tf32" and clip.device.type != "cuda":
@@ -142,8 +142,8 @@ def measure(
 
     Keys: method, batch, seconds (per pair), passes, gflop (per pair), rate (share of `matrix_rate`, which is measured
     before each method, since others may use the machine), peak_mb, naive_seconds, speedup (naive_seconds / seconds),
-    error (in half precision: the largest deviation from float32, as a share of the largest score; else 0), best_seconds and
-    best_size (of a method at the largest of `batches`: the fastest batch_size of "auto", the default, and SIZES; else nan).
+    error (in half precision: the largest deviation from float32, as a share of the largest score; else 0), best_seconds
+    and best_size (of a method at the largest of `batches`: the fastest batch_size of "auto" and SIZES; else nan).
     """
     with precision(clip, dtype) as clip:
         yield from _measured(clip, methods, list(batches), dtype, naive, budget)
