@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attribution import Attribution
 from ..checks import PROTOCOLS, one_of
 from ..models.sharing import once
 from ..models.towers import State, at_least_single
+from .contract import Batch, metric
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
 METRICS = list(HIGHER_IS_BETTER)
@@ -109,3 +111,19 @@ def confidence(
         drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase
     return pd.DataFrame(result)
+
+
+@metric(HIGHER_IS_BETTER)
+def drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+    """`confidence` of the scores by the batch's protocol. ValueError where a number is nan."""
+    table = confidence(clip, batch.pixels, batch.ids, a.heatmap(), a.word_scores(), batch.protocol)
+    if table.isna().any(axis=None):
+        raise ValueError("a metric is not a number")
+    return table
+
+
+@metric({"image_drop_corrected": False, "text_drop_corrected": False, "text_increase_corrected": True})
+def corrected_drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+    """`confidence` by the corrected protocol, drops relative to c0; image_increase is the published one and has no column."""
+    table = confidence(clip, batch.pixels, batch.ids, a.heatmap(), a.word_scores(), protocol="corrected", relative=True)
+    return table.drop(columns="image_increase").add_suffix("_corrected")
