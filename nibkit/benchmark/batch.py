@@ -53,7 +53,7 @@ def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
 
 def prepare(clip, dataset: str, pair) -> Item:
     """A pair as methods take it; what cannot be read or tokenized becomes a row with its reason in `error`."""
-    row = {"dataset": dataset, "pair": str(pair.id), "picture": "", "text": line(pair.text)}
+    row = {"dataset": dataset, "pair": str(pair.id), "picture": str(pair.id), "text": line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:

@@ -47,7 +47,7 @@ def run(
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
         one that cannot, or has other weights, ends the run with an error that names it. Rows are those of a run without.
 
-    Columns: dataset, pair, picture (the same for pairs that show the same pixels), text, label, method (of METHODS), one for
+    Columns: dataset, pair, picture (the same where pixels are; the pair where there are none), text, label, method (of METHODS), one for
     each option in which labels differ (nan where a method decides or has none), those of `metrics` (by default the four of
     `metrics.confidence`, percentage points), seconds (per pair, what the method takes by itself: work that methods share is
     done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a
