@@ -503,7 +503,7 @@ def test_a_metric_of_ones_own_through_run_summary_and_compare(golden_clip):
 @pytest.mark.parametrize(
     "metrics, message",
     [
-        ([], "metrics=.. is not a list of metrics; see nibkit.metrics.contract"),
+        ([], "metrics=.. is not a list of metrics; nibkit.metrics.contract says"),
         (spread, "metrics=<function spread at .*> is not a list of metrics"),
         ([lambda clip, batch, a: pd.DataFrame()], "is not a list of metrics"),
         ([spread, spread], "two of the metrics have a column 'spread'; leave one out or rename it"),

@@ -1,4 +1,4 @@
-"""Data set x methods -> one tidy row per (pair, label), and tables over such rows (tests of them: nibkit.metrics.stats).
+"""Data set x methods -> one tidy row per (pair, label), and tables over such rows (tested by nibkit.metrics.stats).
 
 A run is resumed from its file; what is made of it are tables:
 

@@ -14,8 +14,8 @@ from .plan import COST, Plan
 
 
 class Job(NamedTuple):
-    """A batch of pairs and what is to be done with it: rows `todo`, each a (pair, label). A method that any of them needs
-    sees the whole batch: its make-up shows in the last digits.
+    """A batch of pairs and what is to be done with it: rows `todo`, each a (pair, label). A method that any of them
+    needs sees the whole batch: its make-up shows in the last digits.
     """
 
     dataset: str

@@ -29,9 +29,9 @@ def planned(clip, methods: Iterable[str] | Mapping[str, tuple[str, dict]], commo
 
 
 def measured(metrics: Sequence[Metric]) -> list[str]:
-    """The columns of several metrics side by side; ValueError for what is no metric, and for a column that two share."""
+    """The columns of metrics side by side; ValueError for what is no metric, and for a column that two share."""
     if not isinstance(metrics, Sequence) or not all(hasattr(metric, "columns") for metric in metrics) or not metrics:
-        raise ValueError(f"metrics={metrics!r} is not a list of metrics; see nibkit.metrics.contract.metric for how to make one")
+        raise ValueError(f"metrics={metrics!r} is not a list of metrics; nibkit.metrics.contract says how to make one")
     columns = [column for metric in metrics for column in metric.columns]
     if twice := [column for column in columns if columns.count(column) > 1]:
         raise ValueError(f"two of the metrics have a column {twice[0]!r}; leave one out or rename it")
@@ -41,10 +41,10 @@ def measured(metrics: Sequence[Metric]) -> list[str]:
 def identities(plan: Mapping[str, tuple[str, Mapping]]) -> dict[str, dict]:
     """label -> what it is: its method, and the value of each option in which the labels of the plan differ.
 
-    An option that is not given has the method's default; nan stands where that is None (the method decides), and where the
-    method has no such option.
+    An option that is not given has the method's default; nan stands where that is None (the method decides), and where
+    the method has no such option.
 
-    >>> identities({"nib": ("nib", {}), "nib, 5 steps": ("nib", {"steps": 5}), "centre": ("centre", {"steps": 5})})["centre"]
+    >>> identities({"nib": ("nib", {}), "five steps": ("nib", {"steps": 5}), "centre": ("centre", {})})["centre"]
     {'method': 'centre', 'steps': nan}
     """
     takes = {}
@@ -53,13 +53,12 @@ def identities(plan: Mapping[str, tuple[str, Mapping]]) -> dict[str, dict]:
         defaults = {p.name: p.default for p in known.values() if p.kind is p.KEYWORD_ONLY}
         takes[label] = {option: options.get(option, default) for option, default in defaults.items()}
     given = dict.fromkeys(option for _, options in plan.values() for option in options)
-    values = {option: {json.dumps(own[option], default=str) for own in takes.values() if option in own} for option in given}
-    apart = [option for option in given if len(values[option]) > 1]
-    shown = {label: {option: own.get(option) for option in apart} for label, own in takes.items()}
-    return {
-        label: {"method": plan[label][0]} | {option: np.nan if value is None else value for option, value in own.items()}
-        for label, own in shown.items()
-    }
+    values = {o: {json.dumps(own[o], default=str) for own in takes.values() if o in own} for o in given}
+    found = {label: {"method": name} for label, (name, _) in plan.items()}
+    for option in (o for o in given if len(values[o]) > 1):
+        for label, own in takes.items():
+            found[label][option] = np.nan if own.get(option) is None else own[option]
+    return found
 
 
 def columns(who: Mapping[str, dict], numbers: Sequence[str]) -> list[str]:

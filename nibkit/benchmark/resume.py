@@ -20,9 +20,9 @@ class Rows:
     """The rows of a run, in memory and in `file`: rows of an earlier run of the same `settings` are there already, a
     half-written last line cut off.
 
-    numbers: the metrics' and the cost's columns. texts: pair -> its text. found: (pair, label) -> row, without what `identities`
-    says of the label. asked: (pair, label) of the rows that are asked for; those of them that had failed are not found.
-    ValueError for a file that other settings, other texts or another program made.
+    numbers: the metrics' and the cost's columns. texts: pair -> its text. found: (pair, label) -> row, without what
+    `identities` says of the label. asked: (pair, label) of the rows that are asked for; those of them that had failed
+    are not found. ValueError for a file that other settings, other texts or another program made.
     """
 
     def __init__(self, file: Path, numbers: list[str], settings: dict, texts: dict[str, str]):
@@ -105,7 +105,9 @@ def _merged(file: Path, settings: dict) -> dict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(f"{file} has no {_beside(file).name} beside it that says how it was made; {INSTEAD}") from None
     if "metrics" not in known:
-        raise ValueError(f"{file} was made by an earlier nibkit, whose rows do not say what their labels stand for; {INSTEAD}")
+        raise ValueError(
+            f"{file} was made by an earlier nibkit, whose rows do not say what their labels are; {INSTEAD}"
+        )
     for key, value in {**settings, "methods": methods}.items():
         if (was := known.get(key)) != value:
             raise ValueError(f"{file} was made with {key} = {was}, not {value}; {INSTEAD}")

@@ -37,22 +37,22 @@ def run(
 
     dataset: items with `.id`, `.image` and `.text`; the first `n_pairs` are used, 0 = all. Pairs of a
         PairDataset that have several captions are first resolved to one by `clip` and `protocol`.
-    methods: names of METHODS, each its own label, or label -> (name, options): {"nib exact": ("nib", {"rule": "exact"})}.
+    methods: names of METHODS, each its own label, or label -> (name, options), {"exact": ("nib", {"rule": "exact"})}.
     metrics: of the same maps, side by side (`nibkit.metrics.contract`).
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
-        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
-        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused.
+        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later;
+        other settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused.
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
-        one that cannot, or has other weights, ends the run with an error that names it. Rows are those of a run without.
+        one that cannot, or has other weights, ends the run with an error that names it. Rows are those of one without.
 
-    Columns: dataset, pair, picture (the same where pixels are; the pair where there are none), text, label, method (of METHODS), one for
-    each option in which labels differ (nan where a method decides or has none), those of `metrics` (by default the four of
-    `metrics.confidence`, percentage points), seconds (per pair, what the method takes by itself: work that methods share is
-    done once, but counted for each), passes, error. A row has its metrics, or in `error` the reason why it has none: a
-    picture that cannot be read, a caption that is too long, a method that failed on this pair. Errors, before the
-    work: ValueError, or TypeError for an option that a method does not have; with a client, RuntimeError.
+    Columns: dataset, pair, picture (size and hash: pairs that show the same pixels share it), text, label, method (of
+    METHODS), one for each option in which labels differ (nan where a method decides or has none), those of `metrics`
+    (by default the four of `metrics.confidence`, percentage points), seconds (per pair, by the method alone: work that
+    methods share counts for each), passes, error. A row has its metrics, or in `error` the reason why it has none, such
+    as a picture that cannot be read. Errors, before the work: ValueError, or TypeError for an option that a method does
+    not have; with a client, RuntimeError.
     """
     batch, n_pairs = whole("batch", batch), whole("n_pairs", n_pairs, 0)
     one_of("protocol", protocol, PROTOCOLS)
@@ -80,7 +80,7 @@ def run(
 
 
 def _asked(dataset: Sequence, n_pairs: int) -> tuple[str, range, dict[str, str]]:
-    """The data set's name, the pairs' places in it, and id -> text; ValueError where there is none or two have one id."""
+    """The data set's name, the pairs' places in it, and id -> text; ValueError for no pairs or a repeated id."""
     name, n = getattr(dataset, "name", "custom"), len(dataset)
     pairs = range(min(n_pairs, n) if n_pairs else n)
     if not pairs:

@@ -19,8 +19,9 @@ DECIMALS = {"n": 0, "failures": 0, "passes": 1}  # shown; of metrics, see `style
 def summary(
     rows: pd.DataFrame, columns: Sequence[str] = METRICS, by: str | list[str] = "label", level: float = 0.95
 ) -> pd.DataFrame:
-    """Per label: method (where it has one), n (pairs measured), failures, the mean of each of `columns` and its interval over
-    pictures (METRIC, METRIC_low and METRIC_high: `stats.interval`), pairs_per_second (1 / mean seconds) and passes (mean).
+    """Per label: method (where it has one), n (pairs measured), failures, the mean of each of `columns` and its
+    interval over pictures (METRIC, METRIC_low and METRIC_high: `stats.interval`), pairs_per_second (1 / mean seconds)
+    and passes (mean).
 
     columns: names, or a metric's `columns`; by default the paper's four. by: what to group by, such as an option.
     """
@@ -44,8 +45,8 @@ def summary(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    summary: by label; of several labels of one method the first stands there. dataset: one of the paper's, or one that plays
-    its part (paper.PAPER_ROLE). The paper's pairs per second were measured on the authors' machine.
+    summary: by label; of several labels of one method the first stands there. dataset: one of the paper's, or one that
+    plays its part (paper.PAPER_ROLE). The paper's pairs per second were measured on the authors' machine.
     """
     paper = paper_table("table2_benchmark", dataset).rename(columns={"fps": "pairs_per_second"}).set_index("method")
     ours = summary[summary.method.isin(paper.index) & ~summary.method.duplicated()]
@@ -57,11 +58,12 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def about(clip, dataset: Sequence, rows: pd.DataFrame) -> pd.DataFrame:
     """Whose numbers `rows` are, in one row: model (and its dtype, if not float32), weights (`checksum`), dataset, pairs
-    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's), failures
-    (rows without metrics).
+    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's),
+    failures (rows without metrics).
     """
     name = getattr(dataset, "name", "custom")
-    row = {"model": clip.label, "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}
+    row = {"model": clip.label, "weights": checksum(clip), "dataset": name}
+    row |= {"pairs": rows.pair.nunique(), "of": len(dataset)}
     row |= {"paper_pairs": PAPER_PAIRS.get(name, np.nan), "failures": int((rows.error != "").sum())}
     return pd.DataFrame([row])
 
@@ -82,7 +84,7 @@ def style(
     Our metrics have one decimal, the paper's, of a thousand pairs and more, two. Pairs per second are left blank where
     nothing was run (no passes: the controls).
 
-    about: whose numbers these are, for the caption above the table. columns: the metrics' directions, as they have them.
+    about: whose numbers these are, for the caption above the table. columns: the metrics' directions.
     """
     names = {column: column[0] if isinstance(column, tuple) else column for column in table}
     dropped = [column for column, name in names.items() if name == "method" or name.endswith(("_low", "_high"))]
@@ -105,4 +107,5 @@ def style(
     shown = shown.rename(columns={**heads, "pairs_per_second": "pairs per second (ours: this run)"})
     styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
     styled = shown.style.format_index(escape="html").set_table_styles(styles)
-    return styled if about is None else styled.set_caption(html.escape(caption(about)))  # pandas does not escape captions
+    # pandas does not escape captions
+    return styled if about is None else styled.set_caption(html.escape(caption(about)))

@@ -1,7 +1,9 @@
 """Confidence drop and increase: does the match survive when only what a map marks is shown?
 
-c0 is the cosine of the whole pair and c1 the cosine when each part is kept in proportion to its score. All figures are in
-percent points of cosine:  drop = 100 max(0, c0 - c1)  (lower is better),  increase = 100 [c1 > c0]  (higher is better).
+c0 is the cosine of the whole pair and c1 the cosine when each part is kept in proportion to its score. All figures are
+in percentage points of cosine:
+
+    drop = 100 max(0, c0 - c1), lower is better        increase = 100 [c1 > c0], higher is better
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,7 @@ def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, 
 
 
 def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
-    """The text input of a protocol, and its embedding when whole. The paper's: without BOS and EOS, read at the largest id."""
+    """A protocol's text input and its embedding when whole. The paper's: no BOS and EOS, read at the largest id."""
     if protocol == "paper":
         ids = [i[clip.text.before : -1] for i in ids]
     if protocol == "paper" and clip.text.pad is None:
@@ -66,16 +68,16 @@ def confidence(
     protocol: str = "paper",
     relative: bool = False,
 ) -> pd.DataFrame:
-    """The paper's four metrics for B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
+    """The paper's metrics of B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
 
-    heatmaps (B, H, W) in [0, 1] multiply the normalised pixels (what is removed becomes the mean colour; the text is whole).
-    word_scores: B arrays (len,) in [0, 1] multiply the token rows (the picture is whole).
+    heatmaps (B, H, W) in [0, 1] multiply the normalised pixels (what is removed becomes the mean colour).
+    word_scores: B arrays (len,) in [0, 1] multiply the token rows. The other side is whole each time.
 
-    protocol "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its scores.
-    "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
+    protocol: "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its
+    scores. "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
     relative: divide the drop by c0 (Chattopadhay et al., 2018) instead of leaving it absolute.
-    A text without a word between BOS and EOS has no text metric: nan. Within `sharing.shared`, the embeddings of the whole
-    pairs are computed once for all maps.
+    A text without a word between BOS and EOS has no text metric: nan. Within `sharing.shared`, the embeddings of the
+    whole pairs are computed once for all maps.
 
     >>> from nibkit.data import load as pairs
     >>> from nibkit.models import load
@@ -89,11 +91,15 @@ def confidence(
     clip.check(pixels, ids)
     maps = torch.as_tensor(np.asarray(heatmaps)).to(pixels)
     if maps.shape != pixels[:, 0].shape:
-        raise ValueError(f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps")
+        raise ValueError(
+            f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps"
+        )
     scores = [torch.as_tensor(np.asarray(s)).to(pixels) for s in word_scores]
     lengths = [len(s) for s in scores]
     if lengths != [len(i) for i in ids]:
-        raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
+        raise ValueError(
+            f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed"
+        )
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
     with clip.image.forward_only():
@@ -108,7 +114,9 @@ def confidence(
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
         factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
         scaled = _embedded(clip, State(rows.tokens * factors[..., None], rows.readout))
-        drop, increase = _drop_increase(F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative)
+        drop, increase = _drop_increase(
+            F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative
+        )
         result["text_drop"][usable], result["text_increase"][usable] = drop, increase
     return pd.DataFrame(result)
 
@@ -124,6 +132,6 @@ def drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
 
 @metric({"image_drop_corrected": False, "text_drop_corrected": False, "text_increase_corrected": True})
 def corrected_drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
-    """`confidence` by the corrected protocol, drops relative to c0; image_increase is the published one and has no column."""
+    """`confidence` by the corrected protocol, drops relative to c0; image_increase would be the published one."""
     table = confidence(clip, batch.pixels, batch.ids, a.heatmap(), a.word_scores(), protocol="corrected", relative=True)
     return table.drop(columns="image_increase").add_suffix("_corrected")

@@ -1,11 +1,11 @@
 """What a metric is: `function(clip, batch, attribution) -> DataFrame`, a row per pair and a column per number.
 
-    @metric({"spread": False})  # column -> is higher better? None: a description
-    def spread(clip, batch, attribution):
-        return pd.DataFrame({"spread": attribution.image.std((1, 2))})
+@metric({"spread": False})  # column -> is higher better? None: a description
+def spread(clip, batch, attribution):
+    return pd.DataFrame({"spread": attribution.image.std((1, 2))})
 
-    rows = benchmark.run(clip, pairs, ["nib", "random", "centre"], metrics=[spread])
-    benchmark.summary(rows, spread.columns), stats.against_controls(rows, spread.columns)
+rows = benchmark.run(clip, pairs, ["nib", "random", "centre"], metrics=[spread])
+benchmark.summary(rows, spread.columns), stats.against_controls(rows, spread.columns)
 """
 
 import functools
@@ -19,7 +19,7 @@ from ..attribution import Attribution
 
 
 class Batch(NamedTuple):
-    """B explained pairs: the items of the data set, pixels (B, 3, H, W), B texts (1-D int64), and the protocol asked for."""
+    """B explained pairs: items of the data set, pixels (B, 3, H, W), B texts (1-D int64), the protocol asked for."""
 
     pairs: Sequence
     pixels: Tensor
@@ -33,8 +33,9 @@ Metric = Callable[[object, Batch, Attribution], pd.DataFrame]
 def metric(columns: Mapping[str, bool | None], name: str = "") -> Callable[[Metric], Metric]:
     """Make a function a metric that `benchmark.run` takes: its attributes are `columns` and `__name__`.
 
-    columns: name -> whether higher is better; None for what only describes the pair or the map. name: by default the function's;
-    a run is resumed by it, so it says all that the numbers depend on. ValueError where a table has other columns or rows.
+    columns: name -> whether higher is better; None for what only describes the pair or the map. name: by default the
+    function's; a run is resumed by it, so it says all that the numbers depend on. ValueError where a table has other
+    columns or rows.
     """
 
     def decorate(function: Metric) -> Metric:

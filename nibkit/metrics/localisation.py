@@ -1,6 +1,7 @@
 """Ground truth: do the scores lie on what the text names?
 
-    rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods, metrics=[localisation.truth])
+    rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods,
+    metrics=[localisation.truth])
 
 Maps are judged at the resolution of the masks, on the part of the picture that the model sees. Beside each score stands
 what chance gets, and what the same map gets on another picture's mask (`..._shuffled`): what it owes to habit, such as
@@ -49,9 +50,9 @@ def _names(pair) -> list[str]:
 
 
 def gathered(pairs: Sequence) -> PairDataset:
-    """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it) and
-    the caption "a photo of a {name}": the picture's masks side by side, each under its name, those of one name joined.
-    Other pairs, among them those whose picture or mask cannot be read, stay as they are.
+    """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it)
+    and the caption "a photo of a {name}": the picture's masks side by side, each under its name, those of one name
+    joined. Other pairs, among them those whose picture or mask cannot be read, stay as they are.
     """
     found, pictures = [], {}
     for pair in pairs:
@@ -77,8 +78,9 @@ def _joined(readers: dict[str, list]) -> dict[str, np.ndarray]:
 def queries(pairs: Sequence, several: bool = False) -> PairDataset:
     """One pair per object of each picture, under "a photo of a {name}"; the other objects' masks come along.
 
-    First one object of each picture, then a second one of those that have it, ...: a first part that is no longer than there
-    are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture k's number k.
+    First one object of each picture, then a second one of those that have it, ...: a first part that is no longer than
+    there are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture
+    k's number k.
 
     pairs: items with `.masks` (object name -> mask), `gathered` first; the ids get "/name" appended. A mask that still
         has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask;
@@ -236,10 +238,10 @@ def truth(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
 def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """The negative property, from rows of `truth`: is what the text does not name scored below 0?
 
-    Per label: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 % interval),
-    below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_p` of the two, each
-    corrected over the labels), verdict: "holds" (both below 0), "habit" (below 0, but not below the ground: nothing about
-    objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
+    Per label: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 %
+    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_p` of the
+    two, each corrected over the labels), verdict: "holds" (both below 0), "habit" (below 0, but not below the ground:
+    nothing about objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
     """
     table = {}
     for label, group in rows.groupby("label", sort=False):
@@ -247,8 +249,9 @@ def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         below, pictures = group.other - group.ground, pictures_of(group)
         other, apart = mean_interval(group.other, pictures), mean_interval(below, pictures)
         table[label] = {"n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"]}
-        table[label] |= {f"below_ground{end}": apart[key] for end, key in (("", "mean"), ("_low", "low"), ("_high", "high"))}
-        table[label] |= {"p_holm": paired_p(group.other.to_numpy(), pictures), "p_ground": paired_p(below.to_numpy(), pictures)}
+        table[label] |= {"below_ground": apart["mean"]} | {f"below_ground_{end}": apart[end] for end in ("low", "high")}
+        p = (paired_p(values.to_numpy(), pictures) for values in (group.other, below))
+        table[label] |= dict(zip(("p_holm", "p_ground"), p))
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("label")
     table[["p_holm", "p_ground"]] = table[["p_holm", "p_ground"]].apply(holm)
     apart = (table.p_ground < alpha) & (table.below_ground_high < 0)
@@ -261,9 +264,9 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
 
     A map that explains a match has less to explain where there is less of it; one that looks as strong is forced.
     Columns: label, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
-    interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with cosine over all
-    pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >= alpha, or an interval
-    with 1 in it). Pairs where either map is 0 throughout are left out.
+    interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with cosine over
+    all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >= alpha, or an
+    interval with 1 in it). Pairs where either map is 0 throughout are left out.
     """
     match = match.assign(picture=pictures_of(match))
     both, table = match.merge(mismatch, on=["pair", "label"], suffixes=("", "_wrong")), []

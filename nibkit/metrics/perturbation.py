@@ -142,8 +142,8 @@ def _text_filler(clip, rows: Tensor, baseline: str) -> Callable[[np.ndarray, np.
 
 
 class Whole(NamedTuple):
-    """One picture (3, H, W) or one text's token rows (T, C), the scores of its parts, and how many places before and behind
-    the scored ones always stay."""
+    """One picture (3, H, W) or one text's token rows (T, C), the scores of its parts, and how many places before and
+    behind the scored ones always stay."""
 
     tensor: Tensor
     scores: np.ndarray
@@ -203,8 +203,15 @@ def _check(parts: Sequence[str], baselines: Sequence[str], points: int) -> None:
 
 @torch.no_grad()
 def curves(
-    clip, pixels: Tensor, ids: list[Tensor], a: Attribution, parts: Sequence[str] = PARTS,
-    baselines: Sequence[str] = BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64,
+    clip,
+    pixels: Tensor,
+    ids: list[Tensor],
+    a: Attribution,
+    parts: Sequence[str] = PARTS,
+    baselines: Sequence[str] = BASELINES,
+    points: int = 5,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> dict[str, np.ndarray]:
     """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
 
@@ -234,12 +241,18 @@ def curves(
 
 
 def areas(
-    parts: Sequence[str] = PARTS, baselines: Sequence[str] = BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64
+    parts: Sequence[str] = PARTS,
+    baselines: Sequence[str] = BASELINES,
+    points: int = 5,
+    seed: int = 0,
+    batch_size: int = 64,
 ) -> Metric:
     """A metric: the mean of each of `curves`, in percentage points of cosine. Errors, before any work: ValueError."""
     _check(parts, baselines, points)
 
-    @metric(higher_is_better(parts, baselines), f"areas of {', '.join([*parts, *baselines])}, {points} points, seed {seed}")
+    name = f"areas of {', '.join([*parts, *baselines])}, {points} points, seed {seed}"
+
+    @metric(higher_is_better(parts, baselines), name)
     def measured(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
         found = curves(clip, batch.pixels, batch.ids, a, parts, baselines, points, seed, batch_size)
         return pd.DataFrame({name: 100 * curve.mean(1) for name, curve in found.items()})

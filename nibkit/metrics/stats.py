@@ -1,7 +1,7 @@
 """Tables over tidy rows, one per pair and label, a column per metric: intervals, tests, and who beats whom.
 
-Columns are given with their direction, such as `metric.columns` has it: name -> is higher better? Rows of `benchmark.run` know
-their `picture`: a picture that several rows share is drawn, tested and counted as one.
+Columns are given with their direction, such as `metric.columns` has it: name -> is higher better? Rows of
+`benchmark.run` know their `picture`: a picture that several rows share is drawn, tested and counted as one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def rank_correlation(
     ours: Sequence[float], theirs: Sequence[float], orders: int = 50_000, seed: int = 0
 ) -> tuple[float, float]:
-    """`spearman` of two rows of numbers, and its two-sided p by permutation; 0 and 1 where one row is constant or has nan.
+    """`spearman` of two rows of numbers, and its two-sided p by permutation; 0 and 1 where one is constant or has nan.
 
     p is exact for up to eight numbers, else from this many random orders. It takes all orders for equally likely: where
     the numbers follow a setting that grows, neighbours are alike, and p is smaller than it should be.
@@ -58,13 +58,14 @@ def pictures_of(rows: pd.DataFrame) -> pd.Series:
 def interval(values: np.ndarray, pictures: Sequence | None = None, level: float = 0.95) -> tuple[float, float]:
     """Interval of the mean of `values` (n,): Student's t, corrected for skewness by Hall's transformation.
 
-    pictures: which of them each value is of (default: each of its own). Values of one picture count as one observation: what
-    they add to the mean's deviation together. The ends stay within the range of the values; nan where there are fewer than
-    two pictures. Values that are all equal leave nothing to estimate from: the interval is that value.
+    pictures: which of them each value is of (default: each of its own). Values of one picture count as one observation:
+    what they add to the mean's deviation together. The ends stay within the range of the values; nan where there are
+    fewer than two pictures. Values that are all equal leave nothing to estimate from: the interval is that value.
 
-    How often a 95 % interval holds the mean, simulated 4,000 times at 48, 24 and 16 pictures: for drops of which 70 % are 0 and
-    the rest exponential 96, 97 and 95 %; for such drops of five captions a picture 95, 94 and 92 %. So at 16 pictures and
-    several captions take it for a 92 % interval. Of 0s and 1s it knows nothing while only one of the two has been seen.
+    How often a 95 % interval holds the mean, simulated 4,000 times at 48, 24 and 16 pictures: for drops of which 70 %
+    are 0 and the rest exponential 96, 97 and 95 %; for such drops of five captions a picture 95, 94 and 92 %. So at 16
+    pictures and several captions take it for a 92 % interval. Of 0s and 1s it knows nothing while only one of the two
+    has been seen.
 
     Source: Hall, On the removal of skewness by transformation, J. R. Statist. Soc. B 54, 1992.
     """
@@ -87,9 +88,7 @@ def interval(values: np.ndarray, pictures: Sequence | None = None, level: float 
     return low, high
 
 
-def mean_interval(
-    values: Sequence[float], pictures: Sequence | None = None, level: float = 0.95
-) -> dict[str, float]:
+def mean_interval(values: Sequence[float], pictures: Sequence | None = None, level: float = 0.95) -> dict[str, float]:
     """n, mean, and low and high of its `interval`; nan are left out."""
     values = np.asarray(values, float)
     known = ~np.isnan(values)
@@ -98,8 +97,8 @@ def mean_interval(
 
 
 def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """Interval of the median between two order statistics: holds it at least that often, whatever the distribution; of fewer
-    than six values, for a level of 95 %, their range, which holds it less often. nan are not allowed.
+    """Interval of the median between two order statistics: holds it at least that often, whatever the distribution; of
+    fewer than six values, for a level of 95 %, their range, which holds it less often. nan are not allowed.
     """
     values, n = np.sort(np.asarray(values, float)), len(values)
     place = max(int(stats.binom.ppf((1 - level) / 2, n, 0.5)), 1)
@@ -107,7 +106,7 @@ def median_interval(values: Sequence[float], level: float = 0.95) -> tuple[float
 
 
 def resampled(pictures: Sequence, resamples: int = 2000, seed: int = 0) -> np.ndarray:
-    """Weights (1 + resamples, n) of n rows: as they are, then bootstrap samples of whole pictures; each line adds up to 1."""
+    """Weights (1 + resamples, n), sums 1, of n rows: as they are, then bootstrap samples of whole pictures."""
     codes, found = pd.factorize(np.asarray(pictures))
     drawn = np.random.default_rng(seed).multinomial(len(found), np.full(len(found), 1 / len(found)), size=resamples)
     weights = np.concatenate([np.ones((1, len(codes))), drawn[:, codes]])
@@ -115,7 +114,7 @@ def resampled(pictures: Sequence, resamples: int = 2000, seed: int = 0) -> np.nd
 
 
 def ends(values: np.ndarray, level: float = 0.95) -> np.ndarray:
-    """Low and high of the percentile bootstrap interval of a statistic; values (1 + resamples, ...) as `resampled` orders them."""
+    """A statistic's percentile bootstrap interval, (2, ...); values (1 + resamples, ...), as `resampled` has them."""
     return np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2], axis=0)
 
 
@@ -130,8 +129,8 @@ def means(rows: pd.DataFrame, columns: Sequence[str], by: str | list[str] = "lab
 
 
 def paired_test(difference: np.ndarray, pictures: Sequence | None = None) -> tuple[float, str]:
-    """Two-sided p of paired differences, and the test's name: Wilcoxon's signed ranks; where all that differ have one size,
-    McNemar's exact test. pictures: of each difference; a picture counts once, by its mean.
+    """Two-sided p of paired differences, and the test's name: Wilcoxon's signed ranks; where all that differ have one
+    size, McNemar's exact test. pictures: of each difference; a picture counts once, by its mean.
     """
     if pictures is not None:
         difference = pd.Series(np.asarray(difference)).groupby(np.asarray(pictures), sort=False).mean().to_numpy()
@@ -160,8 +159,8 @@ def holm(p: Sequence[float]) -> np.ndarray:
 
 
 def decided(table: pd.DataFrame, above: str, below: str, at: float = 0.0, alpha: float = 0.05) -> np.ndarray:
-    """A word per row of a table with p_holm, low and high: `above` or `below` where p_holm < alpha and the interval lies on
-    that side of `at`, else "open"."""
+    """A word per row of a table with p_holm, low and high: `above` or `below` where p_holm < alpha and the interval
+    lies on that side of `at`, else "open"."""
     clear = table.p_holm < alpha
     return np.select([clear & (table.low > at), clear & (table.high < at)], [above, below], "open")
 
@@ -187,9 +186,9 @@ def against_controls(
 ) -> pd.DataFrame:
     """Each label against each control on each metric, over the pairs both measured.
 
-    Columns: metric, label, control, n, gain (mean of label - control, turned so that positive is better; low, high: 95 %
-    interval), p (`paired_test`), p_holm (over all rows of the table), verdict: "beats", "loses" or "open" (p_holm >= alpha,
-    or an interval with 0 in it). ValueError where a control has no rows.
+    Columns: metric, label, control, n, gain (mean of label - control, turned so that positive is better; low, high:
+    95 % interval), p (`paired_test`), p_holm (over all rows of the table), verdict: "beats", "loses" or "open" (p_holm
+    >= alpha, or an interval with 0 in it). ValueError where a control has no rows.
     """
     labels = list(rows.label.unique())
     if missing := [name for name in controls if name not in labels]:
@@ -221,9 +220,9 @@ def compare(rows: pd.DataFrame, columns: Mapping[str, bool] = HIGHER_IS_BETTER, 
 
     The other is picked by its mean on these very pairs, which favours it. Rows without all of the columns are left out.
 
-    Columns: best_other, n, difference (label - best_other, the metric's unit; low, high: its 95 % interval), better (the
-    difference favours the label), p, p_holm (over the metrics) and test (`paired_test`: of the paper's metrics Wilcoxon for
-    a drop, McNemar for an increase).
+    Columns: best_other, n, difference (label - best_other, the metric's unit; low, high: its 95 % interval), better
+    (the difference favours the label), p, p_holm (over the metrics) and test (`paired_test`: of the paper's metrics
+    Wilcoxon for a drop, McNemar for an increase).
     """
     rows = rows.dropna(subset=list(columns))
     names = list(rows.label.unique())
@@ -231,7 +230,8 @@ def compare(rows: pd.DataFrame, columns: Mapping[str, bool] = HIGHER_IS_BETTER, 
         raise ValueError(f"{label!r} and another label must have measured rows; there are: {', '.join(names)}")
     wide, table = beside(rows, columns), {}
     for metric, higher in columns.items():
-        lead = wide[metric].drop(columns=label).sub(wide[metric][label], axis=0).mean().round(9)  # equal means stay equal
+        lead = wide[metric].drop(columns=label).sub(wide[metric][label], axis=0).mean()
+        lead = lead.round(9)  # equal means stay equal
         best = lead.idxmax() if higher else lead.idxmin()
         found, p, test = _paired(wide[metric][label] - wide[metric][best])
         better = bool(found["mean"] > 0 if higher else found["mean"] < 0)
@@ -300,5 +300,5 @@ def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
 
 def listed(table: pd.DataFrame, column: str, form: str = ".2f") -> str:
     """A column of a table with `low` and `high` as one line of text: "name 0.60 (0.46 to 0.77), ..."."""
-    lines = (f"{row.Index} {getattr(row, column):{form}} ({row.low:{form}} to {row.high:{form}})" for row in table.itertuples())
-    return ", ".join(lines)
+    values = zip(table.index, table[column], table.low, table.high)
+    return ", ".join(f"{name} {value:{form}} ({low:{form}} to {high:{form}})" for name, value, low, high in values)

@@ -42,11 +42,11 @@ def paper(setting: str, dataset: str) -> pd.DataFrame:
 def trend(rows: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95, seed: int = 0) -> pd.DataFrame:
     """Per metric: do our means rise and fall with the paper's over the settings?
 
-    rows: with the setting as a column, once for each pair. theirs: a table of `paper`. Only settings of both count, and pairs
-    that were measured at each of them.
+    rows: with the setting as a column, once for each pair. theirs: a table of `paper`. Only settings of both count, and
+    pairs that were measured at each of them.
 
-    Columns: settings, n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (its percentile
-    bootstrap interval over our pictures; the paper's means are taken as they are), p (over the settings;
+    Columns: settings, n (pairs), rho (Spearman's, -1 .. 1; 0 where our means are all equal), low and high (its
+    percentile bootstrap interval over our pictures; the paper's means are taken as they are), p (over the settings;
     `stats.rank_correlation`), p_holm (over the metrics), verdict ("with" or "against" where the interval is without 0
     and p_holm < 1 - level, which takes six settings; else "open"), best_ours and best_paper (the setting with the best
     mean).
@@ -66,7 +66,8 @@ def trend(rows: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95, seed: i
         rho, p = rank_correlation(means[0], reference)
         low, high = ends(spearman(means, reference), level)
         table[metric] = {"settings": len(both), "n": len(wide), "rho": rho, "low": low, "high": high, "p": p}
-        table[metric] |= {"best_ours": both[(sign * means[0]).argmax()], "best_paper": both[(sign * reference).argmax()]}
+        best = [both[(sign * x).argmax()] for x in (means[0], reference)]
+        table[metric] |= dict(zip(("best_ours", "best_paper"), best))
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
     table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p))
     table.insert(table.columns.get_loc("p") + 2, "verdict", decided(table, "with", "against", alpha=1 - level))
