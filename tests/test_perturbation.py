@@ -95,7 +95,7 @@ def test_one_point_by_hand(scenes, batch):
     half = np.zeros((3, 224, 224), np.float32)
     half[:, :112] = 1
     words = [np.arange(len(i), dtype=np.float32)[::-1].copy() for i in ids]  # the first words are the best
-    got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), points=1)
+    got = perturbation.curves(scenes, Batch((), pixels, ids), nibkit.Attribution(half, words, 224), points=1)
     kept = pixels.clone()
     kept[:, :, 112:] = 0
     np.testing.assert_allclose(got["image_insertion_mean"][:, 0], scenes.similarity(kept, ids), atol=1e-5)

@@ -74,9 +74,9 @@ def test_pictures_that_repeat_count_once():
     x = np.random.default_rng(4).exponential(size=20) - 0.5
     three, pictures = np.repeat(x, 3), np.repeat(np.arange(20), 3)
     assert ranking.interval(three, pictures) == pytest.approx(ranking.interval(x))
-    assert ranking.paired_p(three, pictures) == pytest.approx(ranking.paired_p(x))
+    assert ranking.paired_test(three, pictures) == (pytest.approx(ranking.paired_test(x)[0]), "Wilcoxon")
     assert np.diff(ranking.interval(three)) < 0.7 * np.diff(ranking.interval(x))
-    assert ranking.paired_test(np.sign(three), pictures) == (pytest.approx(ranking.paired_p(np.sign(x))), "McNemar")
+    assert ranking.paired_test(np.sign(three), pictures) == (pytest.approx(ranking.paired_test(np.sign(x))[0]), "McNemar")
 
 
 def test_tables_count_a_picture_once():
@@ -125,11 +125,11 @@ def test_holm_by_hand():
     assert list(ranking.holm([0.9, 0.8])) == [1, 1]
 
 
-def test_paired_p():
-    assert ranking.paired_p(np.zeros(5)) == 1
-    assert ranking.paired_p(np.array([1, 1, 1, 1, 0, -1])) == pytest.approx(stats.binomtest(4, 5).pvalue)
+def test_paired_tests():
+    assert ranking.paired_test(np.zeros(5)) == (1, "McNemar")
+    assert ranking.paired_test(np.array([1, 1, 1, 1, 0, -1])) == (pytest.approx(stats.binomtest(4, 5).pvalue), "McNemar")
     x = np.array([0.5, 1.5, -0.25, 3, 2])
-    assert ranking.paired_p(x) == stats.wilcoxon(x).pvalue
+    assert ranking.paired_test(x) == (stats.wilcoxon(x).pvalue, "Wilcoxon")
 
 
 def test_against_controls():

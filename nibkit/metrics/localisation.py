@@ -25,7 +25,7 @@ from ..data import DataError, PairDataset
 from ..data.captions import prompt
 from ..models.sharing import once
 from .contract import Batch, metric
-from .stats import decided, holm, mean_interval, paired_p, pictures_of, spearman
+from .stats import decided, holm, mean_interval, paired_test, pictures_of, spearman
 
 IMAGE = {"pointing": True, "mass": True, "iou": True, "ap": True}  # column -> higher is better
 SIGNED = {"named": True, "other": False, "ground": None}
@@ -239,9 +239,9 @@ def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """The negative property, from rows of `truth`: is what the text does not name scored below 0?
 
     Per label: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 %
-    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_p` of the
-    two, each corrected over the labels), verdict: "holds" (both below 0), "habit" (below 0, but not below the ground:
-    nothing about objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
+    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_test` of
+    the two, each corrected over the labels), verdict: "holds" (both below 0), "habit" (below 0, but not below the
+    ground: nothing about objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
     """
     table = {}
     for label, group in rows.groupby("label", sort=False):
@@ -250,7 +250,7 @@ def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
         other, apart = mean_interval(group.other, pictures), mean_interval(below, pictures)
         table[label] = {"n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"]}
         table[label] |= {"below_ground": apart["mean"]} | {f"below_ground_{end}": apart[end] for end in ("low", "high")}
-        p = (paired_p(values.to_numpy(), pictures) for values in (group.other, below))
+        p = (paired_test(values.to_numpy(), pictures)[0] for values in (group.other, below))
         table[label] |= dict(zip(("p_holm", "p_ground"), p))
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("label")
     table[["p_holm", "p_ground"]] = table[["p_holm", "p_ground"]].apply(holm)
@@ -264,9 +264,9 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
 
     A map that explains a match has less to explain where there is less of it; one that looks as strong is forced.
     Columns: label, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
-    interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with cosine over
-    all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >= alpha, or an
-    interval with 1 in it). Pairs where either map is 0 throughout are left out.
+    interval), p_holm (`paired_test` of the log ratio, corrected over all rows), rho (Spearman's, energy with cosine
+    over all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >= alpha, or
+    an interval with 1 in it). Pairs where either map is 0 throughout are left out.
     """
     match = match.assign(picture=pictures_of(match))
     both, table = match.merge(mismatch, on=["pair", "label"], suffixes=("", "_wrong")), []
@@ -278,7 +278,7 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
         rho = float(spearman(cosine, energy)) if len(set(energy)) > 1 else np.nan  # `centre` never changes
         found = mean_interval(change, group.picture)
         ends = {name: np.exp(found[key]) for name, key in (("ratio", "mean"), ("low", "low"), ("high", "high"))}
-        p = paired_p(change, group.picture)
+        p = paired_test(change, group.picture)[0]
         table.append({"label": label, "part": part, "n": found["n"], **ends, "p": p, "rho": rho})
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.pop("p"))

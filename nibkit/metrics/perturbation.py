@@ -203,24 +203,16 @@ def _check(parts: Sequence[str], baselines: Sequence[str], points: int) -> None:
 
 @torch.no_grad()
 def curves(
-    clip,
-    pixels: Tensor,
-    ids: list[Tensor],
-    a: Attribution,
-    parts: Sequence[str] = PARTS,
-    baselines: Sequence[str] = BASELINES,
-    points: int = 5,
-    seed: int = 0,
-    batch_size: int = 64,
+    clip, batch: Batch, a: Attribution, parts=PARTS, baselines=BASELINES, points=5, seed=0, batch_size=64
 ) -> dict[str, np.ndarray]:
     """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
 
-    pixels (B, 3, H, W), ids: B texts, a: their scores. The partner (text or picture) is whole. A text without a word
-    between BOS and EOS has nan. seed: of ROAD's noise and of the order of equal scores; pair k's do not depend on its
-    batch.
-    batch_size: rows that go through an encoder at once; bounds memory. Errors: ValueError.
+    The partner (text or picture) is whole. A text without a word between BOS and EOS has nan. seed: of ROAD's noise and
+    of the order of equal scores; pair k's do not depend on its batch. batch_size: rows that go through an encoder at
+    once; bounds memory. Errors: ValueError.
     """
     _check(parts, baselines, points)
+    _, pixels, ids, _ = batch
     clip.check(pixels, ids)
     partner = {"image": clip.embed_text(ids), "text": clip.embed_image(pixels)}
     rows = clip.text.rows(ids)
@@ -240,21 +232,14 @@ def curves(
     return found
 
 
-def areas(
-    parts: Sequence[str] = PARTS,
-    baselines: Sequence[str] = BASELINES,
-    points: int = 5,
-    seed: int = 0,
-    batch_size: int = 64,
-) -> Metric:
+def areas(parts=PARTS, baselines=BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64) -> Metric:
     """A metric: the mean of each of `curves`, in percentage points of cosine. Errors, before any work: ValueError."""
     _check(parts, baselines, points)
-
     name = f"areas of {', '.join([*parts, *baselines])}, {points} points, seed {seed}"
 
     @metric(higher_is_better(parts, baselines), name)
     def measured(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
-        found = curves(clip, batch.pixels, batch.ids, a, parts, baselines, points, seed, batch_size)
+        found = curves(clip, batch, a, parts, baselines, points, seed, batch_size)
         return pd.DataFrame({name: 100 * curve.mean(1) for name, curve in found.items()})
 
     return measured

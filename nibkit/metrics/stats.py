@@ -119,7 +119,7 @@ def ends(values: np.ndarray, level: float = 0.95) -> np.ndarray:
 
 
 def means(rows: pd.DataFrame, columns: Sequence[str], by: str | list[str] = "label") -> pd.DataFrame:
-    """n, mean, low and high of each of `columns`: a row per (metric, group), in order of `columns`, then of the rows."""
+    """n, mean, low and high of each of `columns`: a row per (metric, group), as columns and rows come."""
     keys = [by] if isinstance(by, str) else by
     found = []
     for metric in columns:
@@ -138,11 +138,6 @@ def paired_test(difference: np.ndarray, pictures: Sequence | None = None) -> tup
     if len(np.unique(np.abs(moved))) > 1:
         return float(stats.wilcoxon(difference).pvalue), "Wilcoxon"
     return float(stats.binomtest(int((moved > 0).sum()), len(moved)).pvalue) if len(moved) else 1.0, "McNemar"
-
-
-def paired_p(difference: np.ndarray, pictures: Sequence | None = None) -> float:
-    """The p of `paired_test`."""
-    return paired_test(difference, pictures)[0]
 
 
 def holm(p: Sequence[float]) -> np.ndarray:
@@ -174,11 +169,13 @@ def beside(rows: pd.DataFrame, columns: Sequence[str], by: str = "label") -> pd.
     return rows.pivot(index=["dataset", "pair", "picture"], columns=by, values=list(columns))
 
 
-def _paired(difference: pd.Series) -> tuple[dict[str, float], float, str]:
-    """`mean_interval`, p and the test's name of differences indexed like `beside`."""
+def _paired(difference: pd.Series, name: str) -> dict:
+    """n, `name` (the mean), low, high, p and test of differences indexed like `beside`."""
     difference = difference.dropna().astype(float)
     pictures = difference.index.get_level_values("picture")
-    return mean_interval(difference, pictures), *paired_test(difference.to_numpy(), pictures)
+    found = mean_interval(difference, pictures)
+    found = {name if key == "mean" else key: value for key, value in found.items()}
+    return found | dict(zip(("p", "test"), paired_test(difference.to_numpy(), pictures)))
 
 
 def against_controls(
@@ -199,10 +196,9 @@ def against_controls(
             for control in controls:
                 gain = wide[metric][label] - wide[metric][control]
                 if gain.notna().any():
-                    found, p, _ = _paired(gain if up else -gain)
-                    found = {"n": found["n"], "gain": found["mean"], "low": found["low"], "high": found["high"], "p": p}
+                    found = _paired(gain if up else -gain, "gain")
                     table.append({"metric": metric, "label": label, "control": control, **found})
-    table = pd.DataFrame(table)
+    table = pd.DataFrame(table).drop(columns="test")
     table["p_holm"] = holm(table.p)
     return table.assign(verdict=decided(table, "beats", "loses", alpha=alpha))
 
@@ -233,11 +229,10 @@ def compare(rows: pd.DataFrame, columns: Mapping[str, bool] = HIGHER_IS_BETTER, 
         lead = wide[metric].drop(columns=label).sub(wide[metric][label], axis=0).mean()
         lead = lead.round(9)  # equal means stay equal
         best = lead.idxmax() if higher else lead.idxmin()
-        found, p, test = _paired(wide[metric][label] - wide[metric][best])
-        better = bool(found["mean"] > 0 if higher else found["mean"] < 0)
-        difference = {"n": found["n"], "difference": found["mean"], "low": found["low"], "high": found["high"]}
-        table[metric] = {"best_other": best, **difference, "better": better, "p": p, "test": test}
+        table[metric] = {"best_other": best, **_paired(wide[metric][label] - wide[metric][best], "difference")}
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
+    higher = np.array(list(columns.values()))
+    table.insert(table.columns.get_loc("p"), "better", np.where(higher, table.difference > 0, table.difference < 0))
     table.insert(table.columns.get_loc("test"), "p_holm", holm(table.p))
     return table
 
