@@ -82,10 +82,10 @@ def test_pictures_that_repeat_count_once():
 def test_tables_count_a_picture_once():
     """The same rows, as pairs of their own and as three captions of a third as many pictures."""
     rng = np.random.default_rng(5)
-    draw = lambda shift: np.repeat(rng.normal(shift, 1, 12), 3)
-    table = rows(nib={"up": draw(0.8)}, random={"up": draw(0)}, centre={"up": draw(0)})
+    values = {label: np.repeat(rng.normal(shift, 1, 12), 3) for label, shift in (("nib", 0.8), ("random", 0), ("centre", 0))}
+    table = rows(**{label: {"up": x} for label, x in values.items()})
     shared = table.assign(picture=table.pair // 3)
-    for make in (ranking.against_controls, lambda r, columns: ranking.compare(r, columns)):
+    for make in (ranking.against_controls, ranking.compare):
         alone, together = make(table, {"up": True}), make(shared, {"up": True})
         assert (together.high - together.low > 1.3 * (alone.high - alone.low)).all() and (together.p > alone.p).all()
         assert list(together.n) == list(alone.n)
