@@ -5,8 +5,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from nibkit import benchmark
-from nibkit.benchmark.paper import table as paper_table
 from nibkit.metrics import METRICS
 from nibkit.metrics import stats as ranking
 
@@ -223,18 +221,6 @@ def test_rank_correlation_is_scipys_with_an_exact_p():
     assert rho == pytest.approx(want.statistic) and p == pytest.approx(want.pvalue, abs=0.01)
 
 
-def test_agreement_with_the_paper():
-    """Our drops as the paper's, our increases in the reverse order, a control that the paper does not have."""
-    paper = paper_table("table2_benchmark", "imagenet").set_index("method")
-    some = {name: [(row.image_drop, -row.image_increase)] for name, row in paper.iterrows()}
-    summary = benchmark.summary(confidence(**some, random=[(0.0, 0.0)]).assign(seconds=1.0, passes=1.0))
-    got = ranking.agreement(benchmark.beside_paper(summary, "imagenet"))
-    assert list(got.index) == METRICS and (got.methods == 8).all()
-    assert got.rho["image_drop"] == pytest.approx(1) and got.rho["image_increase"] == pytest.approx(-1)
-    assert got.p["image_drop"] == pytest.approx(2 / 40320) and list(got.p_holm) == list(ranking.holm(got.p))
-    assert got.rho["text_drop"] == pytest.approx(stats.spearmanr(paper.image_drop, paper.text_drop).statistic)
-
-
 def test_tau():
     """Four methods; `down` ranks them as `up` does when lower values are better."""
     values = {name: {"up": [k, k], "down": [-k, -k], "same": [k, k], "flat": [1, 1]} for k, name in enumerate("abcd")}
@@ -255,20 +241,6 @@ def test_tau_is_scipys_with_an_interval_around_it():
     assert got["low"] <= got["tau"] <= got["high"] and got["low"] < got["high"]
     table.loc[0, "up"] = np.nan
     assert ranking.tau(table, "up", "down", HIGHER)["n"] == 29
-
-
-def test_ranks():
-    values = {"a": {"up": [1, 2], "down": [1, 2]}, "b": {"up": [3, 3], "down": [3, 3]}, "c": {"up": [2, 4], "down": [9, 9]}}
-    table = ranking.ranks(rows(**values), HIGHER)
-    assert table.up.to_dict() == {"a": 3, "b": 1.5, "c": 1.5} and table.down.to_dict() == {"a": 1, "b": 2, "c": 3}
-
-
-def test_readable():
-    table = ranking.means(rows(b={"up": [1, 1], "down": [np.nan] * 2}, a={"up": [0, 0], "down": [-2, -2]}), ["up", "down"])
-    text = ranking.readable(table)
-    assert list(text.columns) == ["up", "down"] and set(text.index) == {"a", "b"}
-    assert text.loc["b"].to_dict() == {"up": "1.00 (1.00 to 1.00)", "down": "–"}
-    assert ranking.readable(table, decimals=0).down["a"] == "-2 (-2 to -2)"
 
 
 def test_a_column_as_a_line_of_text():

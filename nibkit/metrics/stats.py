@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from .confidence import HIGHER_IS_BETTER, METRICS
+from .confidence import HIGHER_IS_BETTER
 
 CONTROLS = ("random", "centre")
 
@@ -240,20 +240,6 @@ def compare(rows: pd.DataFrame, columns: Mapping[str, bool] = HIGHER_IS_BETTER, 
 # --- metrics against each other ------------------------------------------------------------------------------------
 
 
-def agreement(sides: pd.DataFrame) -> pd.DataFrame:
-    """Per metric of a table of `benchmark.beside_paper`: do our means rank the methods as the paper's do?
-
-    Columns: methods (in both), rho and p (`rank_correlation`), p_holm (over the metrics).
-    """
-    table = {}
-    for metric in METRICS:
-        both = sides[metric].dropna()
-        rho, p = rank_correlation(both["ours"], both["paper"])
-        table[metric] = {"methods": len(both), "rho": rho, "p": p}
-    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric").astype({"methods": int})
-    return table.assign(p_holm=holm(table.p))
-
-
 def tau(
     rows: pd.DataFrame, first: str, second: str, columns: Mapping[str, bool], level: float = 0.95, seed: int = 0
 ) -> dict[str, float]:
@@ -275,22 +261,6 @@ def tau(
     taus = np.divide(agree, scale, out=np.full(len(agree), np.nan), where=scale > 0)
     low, high = ends(taus, level) if scale[0] else (np.nan, np.nan)
     return {"n": len(wide), "methods": wide[first].shape[1], "tau": taus[0], "low": low, "high": high}
-
-
-def ranks(rows: pd.DataFrame, columns: Mapping[str, bool]) -> pd.DataFrame:
-    """Rank of each label's mean on each metric, 1 the best; equal means share theirs. Rows: labels, as they come."""
-    table = rows.groupby("label", sort=False)[list(columns)].mean().round(9)
-    return pd.DataFrame({name: table[name].rank(ascending=not higher) for name, higher in columns.items()})
-
-
-# --- for the eye ---------------------------------------------------------------------------------------------------
-
-
-def readable(table: pd.DataFrame, decimals: int = 2) -> pd.DataFrame:
-    """A table of `means` for the eye: a row per group, a column per metric, "mean (low to high)"."""
-    text = table.apply(lambda r: f"{r['mean']:.{decimals}f} ({r.low:.{decimals}f} to {r.high:.{decimals}f})", axis=1)
-    text = text.mask(table.n == 0, "–").unstack("metric", sort=False)
-    return text[table.index.unique("metric")]
 
 
 def listed(table: pd.DataFrame, column: str, form: str = ".2f") -> str:

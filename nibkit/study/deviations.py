@@ -7,7 +7,7 @@ numbers, what is said beside it); the corrected form is nibkit's own. Both are r
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd

@@ -128,14 +128,7 @@ def scores(a: Attribution, part: str, k: int, before: int = 1) -> np.ndarray:
 
 
 def run(
-    clip,
-    pairs: Sequence,
-    methods: Mapping[str, Callable[..., Attribution]],
-    *,
-    every: int = 4,
-    noise: float = 0.3,
-    few: int = 4,
-    seed: int = 0,
+    clip, pairs: Sequence, methods: Mapping[str, Callable], *, every: int = 4, noise: float = 0.3, few: int = 4, seed=0
 ) -> pd.DataFrame:
     """Every check of every method: columns method, check, part ("image" or "text"), blocks, pair, value.
 
