@@ -24,7 +24,8 @@ HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": Fa
 METRICS = list(HIGHER_IS_BETTER)
 
 
-def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+def _drop_increase(whole: Tensor, kept: Tensor, partner: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+    c0, c1 = (F.cosine_similarity(embedding, partner) for embedding in (whole, kept))
     drop = (c0 - c1).clamp(min=0) / (c0.clamp(min=1e-6) if relative else 1)
     return 100 * drop.cpu().numpy(), 100.0 * (c1 > c0).cpu().numpy()
 
@@ -60,13 +61,7 @@ def _factors(clip, ids: list[Tensor], scores: list[Tensor], rows: State, protoco
 
 @torch.no_grad()
 def confidence(
-    clip,
-    pixels: Tensor,
-    ids: list[Tensor],
-    heatmaps,
-    word_scores: Sequence,
-    protocol: str = "paper",
-    relative: bool = False,
+    clip, pixels: Tensor, ids: list[Tensor], heatmaps, word_scores: Sequence, protocol: str = "paper", relative=False
 ) -> pd.DataFrame:
     """The paper's metrics of B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
 
@@ -91,22 +86,16 @@ def confidence(
     clip.check(pixels, ids)
     maps = torch.as_tensor(np.asarray(heatmaps)).to(pixels)
     if maps.shape != pixels[:, 0].shape:
-        raise ValueError(
-            f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps"
-        )
+        found, asked = tuple(maps.shape), tuple(pixels[:, 0].shape)
+        raise ValueError(f"heatmaps are {found}, not {asked}; Attribution.heatmap() makes such maps")
     scores = [torch.as_tensor(np.asarray(s)).to(pixels) for s in word_scores]
-    lengths = [len(s) for s in scores]
-    if lengths != [len(i) for i in ids]:
-        raise ValueError(
-            f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed"
-        )
+    if (found := [len(s) for s in scores]) != (asked := [len(i) for i in ids]):
+        raise ValueError(f"word_scores have lengths {found}, the texts {asked}; one score per token is needed")
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
     with clip.image.forward_only():
         masked = at_least_single(clip.image.embed_rows(clip.image.rows(pixels * maps[:, None])))
-    changes = _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)
-    result = dict(zip(("image_drop", "image_increase"), changes))
-
+    result = dict(zip(("image_drop", "image_increase"), _drop_increase(image, masked, text, relative)))
     usable = [k for k, i in enumerate(ids) if len(i) > clip.text.before + 1]
     result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
     if usable:
@@ -114,10 +103,8 @@ def confidence(
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
         factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
         scaled = _embedded(clip, State(rows.tokens * factors[..., None], rows.readout))
-        drop, increase = _drop_increase(
-            F.cosine_similarity(whole, image[usable]), F.cosine_similarity(scaled, image[usable]), relative
-        )
-        result["text_drop"][usable], result["text_increase"][usable] = drop, increase
+        changes = _drop_increase(whole, scaled, image[usable], relative)
+        result["text_drop"][usable], result["text_increase"][usable] = changes
     return pd.DataFrame(result)
 
 
