@@ -33,7 +33,9 @@ def test_plan_and_back():
     assert list(plan) == ["m2ib beta=0.01", "m2ib beta=0.1"]
     assert plan["m2ib beta=0.1"] == ("m2ib", {"lr": 2.0, "beta": 0.1})
     who = identities(plan | {"m2ib": ("m2ib", {}), "nib, 3 steps": ("nib", {"steps": 3})})
-    assert [who[label]["beta"] for label in (*plan, "m2ib")] == [0.01, 0.1, 0.1] and np.isnan(who["nib, 3 steps"]["beta"])
+    assert [who[label]["beta"] for label in (*plan, "m2ib")] == [0.01, 0.1, 0.1] and np.isnan(
+        who["nib, 3 steps"]["beta"]
+    )
     assert who["m2ib"] == {"method": "m2ib", "lr": 1, "beta": 0.1, "steps": 10}
 
 
@@ -107,7 +109,7 @@ def test_one_setting_that_stands_out_is_no_trend():
 
 def test_a_trend_of_settings_that_the_pairs_do_not_share_is_open():
     """Our means rise with the paper's, because of one pair."""
-    rows = planted({k: 0.0 for k in range(8)}, noise=0.1)
+    rows = planted(dict.fromkeys(range(8), 0.0), noise=0.1)
     for k in range(8):
         rows.loc[(rows.pair == "noise/39") & (rows.layer == k), METRICS] = 100.0 * k
     found = ablation.trend(rows, paper_like({k: float(k) for k in range(8)}))

@@ -240,7 +240,9 @@ def test_other_settings_are_refused(golden_clip, undisturbed):
 
 def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="mine.csv has no mine.csv.settings.json beside it that says how it was made; choose"):
+    with pytest.raises(
+        ValueError, match="mine.csv has no mine.csv.settings.json beside it that says how it was made; choose"
+    ):
         go(golden_clip, pairs(1), tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
 
@@ -250,7 +252,11 @@ def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
     [
         (b"a,b\n1,2\n", None, "rows.csv is not a table of this run: its columns are a, b; choose another file"),
         (b"half a line", None, "rows.csv is not a table of this run: its columns are ; choose another file"),
-        (b"noise,noise/0,,a dog,random,random,x,0,0,0,0,0,\n", None, "is not a table of this run: could not convert .* 'x'; choose"),
+        (
+            b"noise,noise/0,,a dog,random,random,x,0,0,0,0,0,\n",
+            None,
+            "is not a table of this run: could not convert .* 'x'; choose",
+        ),
         (b"\xff\n", None, "is not a table of this run: .*; choose another file"),
         (b"half a line", "{", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
         (b"half a line", "[]", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
@@ -283,7 +289,9 @@ def test_rows_of_an_edited_data_set_are_refused(golden_clip, tmp_path):
     before = out.read_bytes()
     for texts in (["a new first", "a cat", "a dog"], ["a cat", "a dog"]):
         edited = Pairs(Pair(k, text) for k, text in enumerate(texts))
-        message = "rows.csv holds pair 'noise/[01]' with the text '.*', the data set now says '.*'; choose another file or delete"
+        message = (
+            "rows.csv holds pair 'noise/[01]' with the text '.*', the data set now says '.*'; choose another file or"
+        )
         with pytest.raises(ValueError, match=message):
             go(golden_clip, edited, out, methods=["random", "centre"])
     assert out.read_bytes() == before
@@ -356,8 +364,9 @@ def test_a_dataset_without_pairs_is_refused(golden_clip, tmp_path):
 
 
 def test_numpy_integers_among_the_options_resume(golden_clip, tmp_path):
-    ask = lambda layer: go(golden_clip, pairs(1), tmp_path / "rows.csv", methods={"x": ("random", {"layer": layer})})  # noqa: E731
-    pd.testing.assert_frame_equal(ask(np.int64(8)), ask(8))
+    plans = ({"x": ("random", {"layer": layer})} for layer in (np.int64(8), 8))
+    first, again = (go(golden_clip, pairs(1), tmp_path / "rows.csv", methods=plan) for plan in plans)
+    pd.testing.assert_frame_equal(first, again)
 
 
 def test_ids_must_differ(golden_clip):
@@ -375,7 +384,17 @@ def table(**methods) -> pd.DataFrame:
         for k, value in enumerate(values):
             drop, up = value or (np.nan, np.nan)
             metrics = {"image_drop": drop, "image_increase": up, "text_drop": 2 * drop, "text_increase": up}
-            rows.append({"dataset": "d", "pair": f"d/{k}", "label": label, "method": label.split()[0], **metrics, "seconds": 0.5, "passes": 10.0})
+            rows.append(
+                {
+                    "dataset": "d",
+                    "pair": f"d/{k}",
+                    "label": label,
+                    "method": label.split()[0],
+                    **metrics,
+                    "seconds": 0.5,
+                    "passes": 10.0,
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -458,7 +477,9 @@ def test_other_metrics_have_their_own_columns_and_resume(golden_clip, tmp_path):
     assert (rows.error == "").all() and rows[names].notna().all(axis=None)
     more = go(golden_clip, pairs(4), tmp_path / "rows.csv", methods=["random"], metrics=metrics)
     pd.testing.assert_frame_equal(more[:3], rows)
-    with pytest.raises(ValueError, match="was made with metrics = .'drops', 'corrected_drops', 'areas of image, mean, 1 points"):
+    with pytest.raises(
+        ValueError, match="was made with metrics = .'drops', 'corrected_drops', 'areas of image, mean, 1 points"
+    ):
         go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"])
 
 
@@ -481,7 +502,12 @@ def spread(clip, batch, a):
 
 
 def test_a_metric_of_ones_own_through_run_summary_and_compare(golden_clip):
-    labels = {"nib": ("nib", {"steps": 2}), "a": ("random", {"seed": 0}), "b": ("random", {"seed": 1}), "centre": ("centre", {})}
+    labels = {
+        "nib": ("nib", {"steps": 2}),
+        "a": ("random", {"seed": 0}),
+        "b": ("random", {"seed": 1}),
+        "centre": ("centre", {}),
+    }
     rows = go(golden_clip, pairs(6), methods=labels, metrics=[spread], protocol="corrected")
     assert (rows.error == "").all() and (rows.groupby("pair").darkness.nunique() == 1).all()
     found = summary(rows, spread.columns)
@@ -492,7 +518,10 @@ def test_a_metric_of_ones_own_through_run_summary_and_compare(golden_clip):
     assert "spread ↓" in text and "darkness</th>" in text and text.count("<b>") == 1 and text.count("<small>") == 8
     flat = {"spread": spread.columns["spread"]}
     compared = ranking.compare(rows, flat)
-    assert compared.n["spread"] == 6 and compared.best_other["spread"] == rows[rows.label != "nib"].groupby("label").spread.mean().idxmin()
+    assert (
+        compared.n["spread"] == 6
+        and compared.best_other["spread"] == rows[rows.label != "nib"].groupby("label").spread.mean().idxmin()
+    )
     against = ranking.against_controls(rows, flat, controls=["a", "b"])
     assert list(against.label) == ["nib", "nib", "centre", "centre"]
     assert (np.sign(against.gain[:2]) == np.sign([found.spread[c] - found.spread["nib"] for c in "ab"])).all()
@@ -524,7 +553,9 @@ def test_pairs_that_show_one_picture_say_so(golden_clip):
     rows = go(golden_clip, Pairs([Pair(0), Pair(1), Again(0)]), methods=["random"])
     assert rows.picture[0] == rows.picture[2] != rows.picture[1] and rows.pair.nunique() == 3
     assert summary(rows.assign(image_drop=[1.0, 3.0, 1.0])).image_drop_low.isna().sum() == 0
-    one = summary(rows[rows.picture == rows.picture[0]]).loc["random"]  # two pairs, one picture: nothing to estimate from
+    one = summary(rows[rows.picture == rows.picture[0]]).loc[
+        "random"
+    ]  # two pairs, one picture: nothing to estimate from
     assert one.n == 2 and np.isnan(one.image_drop_low)
 
 
@@ -547,15 +578,23 @@ def test_labels_that_differ_in_more_options_later_get_their_columns(golden_clip,
     pd.testing.assert_frame_equal(kept, rows, check_dtype=False)
     again = go(golden_clip, pairs(2), out, methods=["nib", "random"])
     pd.testing.assert_frame_equal(again, first)  # seconds too: nothing was run again
-    pd.testing.assert_frame_equal(read(out).sort_values(["pair", "label"], ignore_index=True), kept.sort_values(["pair", "label"], ignore_index=True))
+    pd.testing.assert_frame_equal(
+        read(out).sort_values(["pair", "label"], ignore_index=True),
+        kept.sort_values(["pair", "label"], ignore_index=True),
+    )
 
 
 def test_rows_of_before_labels_were_explained_are_refused(golden_clip, tmp_path):
     out = tmp_path / "rows.csv"
     out.write_text("dataset,pair,text,method,image_drop,image_increase,text_drop,text_increase,seconds,passes,error\n")
-    out.with_name("rows.csv.settings.json").write_text('{"measure": "confidence", "methods": {"random": ["random", {}]}}')
+    out.with_name("rows.csv.settings.json").write_text(
+        '{"measure": "confidence", "methods": {"random": ["random", {}]}}'
+    )
     before = out.read_bytes()
-    with pytest.raises(ValueError, match="rows.csv was made by an earlier nibkit, whose rows do not say what .*; choose another file or delete"):
+    with pytest.raises(
+        ValueError,
+        match="rows.csv was made by an earlier nibkit, whose rows do not say what .*; choose another file or delete",
+    ):
         go(golden_clip, pairs(1), out, methods=["random"])
     assert out.read_bytes() == before
 

@@ -114,8 +114,8 @@ def test_a_pairs_numbers_do_not_depend_on_its_batch(scenes, batch):
     pixels, ids = batch
     a = perfect(pixels, ids)
     together = areas(scenes, pixels, ids, a, points=2, batch_size=5)
-    one = lambda k: nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224)  # noqa: E731
-    alone = [areas(scenes, pixels[k : k + 1], [ids[k]], one(k), points=2) for k in range(3)]
+    ones = [nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224) for k in range(3)]
+    alone = [areas(scenes, pixels[k : k + 1], [ids[k]], one, points=2) for k, one in enumerate(ones)]
     pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True), atol=1e-3, rtol=0)
 
 

@@ -16,7 +16,10 @@ def rows(**values):
     found = []
     for label, metrics in values.items():
         for k in range(len(next(iter(metrics.values())))):
-            found.append({"dataset": "d", "pair": k, "label": label, "method": label} | {name: v[k] for name, v in metrics.items()})
+            found.append(
+                {"dataset": "d", "pair": k, "label": label, "method": label}
+                | {name: v[k] for name, v in metrics.items()}
+            )
     return pd.DataFrame(found)
 
 
@@ -59,7 +62,9 @@ def test_intervals_cover(draw, mean):
     rng = np.random.default_rng(1)
 
     def covered(n, grouped=True):
-        ends = [ranking.interval(x, pictures if grouped else None) for x, pictures in (draw(rng, n) for _ in range(2000))]
+        ends = [
+            ranking.interval(x, pictures if grouped else None) for x, pictures in (draw(rng, n) for _ in range(2000))
+        ]
         return np.mean([low <= mean <= high for low, high in ends])
 
     assert 0.92 <= covered(48) <= 0.98 and covered(16) > 0.90
@@ -68,19 +73,24 @@ def test_intervals_cover(draw, mean):
 
 
 def test_pictures_that_repeat_count_once():
-    """Every row written three times leaves interval and test as they were; three times the pictures would narrow both."""
+    """Every row written three times leaves interval and test as they were; three times the pictures narrow both."""
     x = np.random.default_rng(4).exponential(size=20) - 0.5
     three, pictures = np.repeat(x, 3), np.repeat(np.arange(20), 3)
     assert ranking.interval(three, pictures) == pytest.approx(ranking.interval(x))
     assert ranking.paired_test(three, pictures) == (pytest.approx(ranking.paired_test(x)[0]), "Wilcoxon")
     assert np.diff(ranking.interval(three)) < 0.7 * np.diff(ranking.interval(x))
-    assert ranking.paired_test(np.sign(three), pictures) == (pytest.approx(ranking.paired_test(np.sign(x))[0]), "McNemar")
+    assert ranking.paired_test(np.sign(three), pictures) == (
+        pytest.approx(ranking.paired_test(np.sign(x))[0]),
+        "McNemar",
+    )
 
 
 def test_tables_count_a_picture_once():
     """The same rows, as pairs of their own and as three captions of a third as many pictures."""
     rng = np.random.default_rng(5)
-    values = {label: np.repeat(rng.normal(shift, 1, 12), 3) for label, shift in (("nib", 0.8), ("random", 0), ("centre", 0))}
+    values = {
+        label: np.repeat(rng.normal(shift, 1, 12), 3) for label, shift in (("nib", 0.8), ("random", 0), ("centre", 0))
+    }
     table = rows(**{label: {"up": x} for label, x in values.items()})
     shared = table.assign(picture=table.pair // 3)
     for make in (ranking.against_controls, ranking.compare):
@@ -125,19 +135,22 @@ def test_holm_by_hand():
 
 def test_paired_tests():
     assert ranking.paired_test(np.zeros(5)) == (1, "McNemar")
-    assert ranking.paired_test(np.array([1, 1, 1, 1, 0, -1])) == (pytest.approx(stats.binomtest(4, 5).pvalue), "McNemar")
+    assert ranking.paired_test(np.array([1, 1, 1, 1, 0, -1])) == (
+        pytest.approx(stats.binomtest(4, 5).pvalue),
+        "McNemar",
+    )
     x = np.array([0.5, 1.5, -0.25, 3, 2])
     assert ranking.paired_test(x) == (stats.wilcoxon(x).pvalue, "Wilcoxon")
 
 
 def test_against_controls():
     rng = np.random.default_rng(0)
-    noise, n = lambda: rng.normal(0, 0.1, 40), 40  # noqa: E731
+    n, noise = 40, iter(rng.normal(0, 0.1, (6, 40)))
     table = ranking.against_controls(
         rows(
-            good={"up": 1 + noise(), "down": -1 + noise()},
-            bad={"up": -1 + noise(), "down": noise()},
-            random={"up": noise(), "down": noise()},
+            good={"up": 1 + next(noise), "down": -1 + next(noise)},
+            bad={"up": -1 + next(noise), "down": next(noise)},
+            random={"up": next(noise), "down": next(noise)},
             centre={"up": np.zeros(n), "down": np.zeros(n)},
         ),
         HIGHER,
@@ -208,8 +221,8 @@ def test_compare_of_equals_and_of_one():
 
 
 def test_rank_correlation_is_scipys_with_an_exact_p():
-    """Of the 24 orders of four numbers one is theirs and one its reverse; of eight numbers with one that stands out, two
-    of eight places are ends."""
+    """Of the 24 orders of four numbers one is theirs and one its reverse; of eight numbers with one that stands out,
+    two of eight places are ends."""
     assert ranking.rank_correlation([1, 2, 3, 4], [2, 4, 6, 9]) == (1, pytest.approx(2 / 24))
     assert ranking.rank_correlation([4, 3, 2, 1], [2, 4, 6, 9]) == (-1, pytest.approx(2 / 24))
     assert ranking.rank_correlation([0] + [1] * 7, range(8)) == (pytest.approx(3**-0.5), 2 / 8)
@@ -233,8 +246,8 @@ def test_tau():
 
 def test_tau_is_scipys_with_an_interval_around_it():
     rng = np.random.default_rng(2)
-    noise = lambda: rng.normal(0, 3, 30)  # noqa: E731
-    table = rows(**{name: {"up": k + noise(), "down": -k + noise()} for k, name in enumerate("abcdef")})
+    noise = rng.normal(0, 3, (6, 2, 30))
+    table = rows(**{name: {"up": k + noise[k, 0], "down": -k + noise[k, 1]} for k, name in enumerate("abcdef")})
     got = ranking.tau(table, "up", "down", HIGHER)
     means = table.groupby("label")[["up", "down"]].mean()
     assert got["tau"] == pytest.approx(stats.kendalltau(means.up, -means.down).statistic)

@@ -96,7 +96,7 @@ def queries(pairs: Sequence, several: bool = False) -> PairDataset:
             for name in names[first:] + names[:first]:
                 text = prompt(name)
                 length = len(text.split())
-                words = {k: name for k in range(length - len(name.split()), length)}
+                words = dict.fromkeys(range(length - len(name.split()), length), name)
                 asked.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
             pictures.append(asked)
     if pairs and not pictures:

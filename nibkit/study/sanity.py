@@ -3,8 +3,8 @@
     rows = run(clip, data.load("scenes-captions")[:8], {"nib": METHODS["nib"], "centre": METHODS["centre"]})
     verdicts(rows)
 
-A method's map of a pair is compared with the map it gives when one thing is changed. Where the change takes away what the
-map claims to explain, the two must differ; where it is of no account, they must agree (CHECKS).
+A method's map of a pair is compared with the map it gives when one thing is changed. Where the change takes away what
+the map claims to explain, the two must differ; where it is of no account, they must agree (CHECKS).
 
 Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (weights, top down); Hedström et al., Sanity Checks
 Revisited, 2024 (the efficient form: complexity before and after, instead of a similarity at every block).
@@ -41,7 +41,7 @@ CHECKS = {
     "weights": Check(0.5, False, "Spearman: all weights shuffled against the trained model"),
     "weights, SSIM": Check(0.5, False, "structural similarity of the same two heat maps"),
     "complexity": Check(0.0, True, "relative rise of the heat map's entropy once all weights are shuffled"),
-    "other pair": Check(0.5, False, "Spearman: a map with another pair's caption (words: another picture) against its own"),
+    "other pair": Check(0.5, False, "Spearman: a map with another caption (words: another picture) against its own"),
     "noise": Check(0.7, True, "Spearman: a little noise on the pixels against none"),
     "noise, top": Check(0.7, True, "share of the highest tenth of places that stays in it under this noise"),
     "seed": Check(0.9, True, "Spearman: another seed"),
@@ -54,7 +54,7 @@ CHECKS = {
 
 
 def depths(names: Sequence[str]) -> dict[str, int]:
-    """Parameter name -> its place in the cascade: 0 behind the blocks, 1 the last block, ..., the highest: the input."""
+    """Parameter name -> its place in the cascade: 0 behind the blocks, 1 the last block, ..., highest: the input."""
     found = {name: re.search(r"\.(\d+)\.", name) for name in names}
     last: dict[str, int] = {}  # of each encoder, told by what stands before the number
     for name, match in found.items():
@@ -134,8 +134,8 @@ def run(
 
     pairs: items with `.id`, `.image` and `.text`, at least two different texts. methods: label -> a function
     (clip, pixels, ids, seed=...) -> Attribution, such as those of METHODS. every: blocks per stage of `cascade`; its
-    stages are the rows of "weights", and `blocks` says how many were shuffled. noise: standard deviation of the noise on
-    the normalised pixels (0.3 is about 20 of 255 grey levels). few: "batch", "threads" and "float64" take so many pairs.
+    stages are the rows of "weights", and `blocks` says how many were shuffled. noise: standard deviation of the noise
+    on the normalised pixels (0.3 is about 20 of 255 grey levels). few: pairs of "batch", "threads" and "float64".
 
     The model and the number of threads are as before when this returns or raises. Errors: ValueError.
     """
@@ -156,7 +156,7 @@ def run(
             return {label: method(clip, pixels, ids, seed=seed) for label, method in methods.items()}
 
     def note(check: str, before: dict, after: dict, measure=alike, parts=PARTS, first=0, blocks=0, other=None) -> None:
-        """A row for each map of `after`: pair k of it is pair first + k of `before`, its text pair other[k]'s if given."""
+        """A row for each map of `after`: pair k of it is pair first + k of `before`, its text that of other[k]."""
         for label, part, k in itertools.product(after, parts, range(len(next(iter(after.values()))))):
             old = scores(before[label], part, other[k] if other and part == "text" else first + k, bos)
             value = measure(old, scores(after[label], part, k, bos))
@@ -207,7 +207,8 @@ def verdicts(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
         found = mean_interval(group.value, level=level)
         low, high = found["low"], found["high"]
         inside, outside = (low > threshold, high <= threshold) if above else (high < threshold, low >= threshold)
-        row = {"method": method, "check": check, "part": part, "n": found["n"], "value": found["mean"], "low": low, "high": high}
+        row = {"method": method, "check": check, "part": part, "n": found["n"], "value": found["mean"]}
+        row |= {"low": low, "high": high}
         row["threshold"] = f"{'>' if above else '<'} {threshold:g}"
         table.append(row | {"verdict": "passes" if inside else "fails" if outside else "open"})
     return pd.DataFrame(table)
