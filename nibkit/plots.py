@@ -118,10 +118,9 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
     return ax
 
 
-def style(label: str) -> dict[str, str]:
-    """A line's colour and dashes: the method's own colour, dashed for a variant of it ("nib exact")."""
-    name, _, variant = label.partition(" ")
-    return {"color": colour(name), "ls": "--" if variant else "-"}
+def style(label: str, method: str) -> dict[str, str]:
+    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it."""
+    return {"color": colour(method), "ls": "-" if label == method else "--"}
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:

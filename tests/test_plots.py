@@ -45,8 +45,8 @@ def test_dots_draw_values_and_whiskers_top_down(ax):
 
 
 def test_a_variant_of_a_method_has_its_colour_and_another_line():
-    assert plots.style("nib") == {"color": plots.colour("nib"), "ls": "-"}
-    assert plots.style("nib exact") == {"color": plots.colour("nib"), "ls": "--"}
+    assert plots.style("nib", "nib") == {"color": plots.colour("nib"), "ls": "-"}
+    assert plots.style("exact", "nib") == {"color": plots.colour("nib"), "ls": "--"}
 
 
 def test_importing_plots_changes_no_setting():
