@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
+from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm, parts
 from .transform import Transform
-from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm
 
 
 def _then(*steps):
@@ -24,25 +24,23 @@ def _then(*steps):
     return run
 
 
-def _chunks(weight, bias, n: int) -> list[tuple]:
-    return list(zip(weight.chunk(n), bias.chunk(n) if bias is not None else [None] * n))
-
-
 def _block(b) -> Block:
     if type(b).__name__ != "ResidualAttentionBlock":
         raise ValueError(f"open_clip's {type(b).__name__} is not a plain pre-LayerNorm block; nibkit does not know its attention")
-    q, k, v = _chunks(b.attn.in_proj_weight, b.attn.in_proj_bias, 3)
+    qkv = parts(3, lambda: (b.attn.in_proj_weight, b.attn.in_proj_bias))
     out, mlp = _then(b.attn.out_proj, b.ls_1), _then(b.mlp, b.ls_2)
-    return Block(b.attn.num_heads, norm(b.ln_1), q, k, v, out, norm(b.ln_2), mlp)
+    return Block(b.attn.num_heads, norm(b.ln_1), *qkv, out, norm(b.ln_2), mlp)
 
 
 def _coca_pool(pool) -> Pool:
     """The first of CoCa's queries: the contrastive one."""
     a = pool.attn
-    weights = a.in_proj_weight.chunk(3) if a.in_proj_weight is not None else (a.q_proj_weight, a.k_proj_weight, a.v_proj_weight)
-    q, k, v = zip(weights, a.in_proj_bias.chunk(3))
-    probe = norm(pool.ln_q)(pool.query[0])
-    return Pool(a.num_heads, norm(pool.ln_k), q, k, v, a.out_proj, torch.nn.Identity(), torch.zeros_like, probe)
+    if a.in_proj_weight is not None:
+        qkv = parts(3, lambda: (a.in_proj_weight, a.in_proj_bias))
+    else:
+        qkv = [lambda k=k: (getattr(a, f"{'qkv'[k]}_proj_weight"), a.in_proj_bias.chunk(3)[k]) for k in range(3)]
+    norms, nothing = (norm(pool.ln_k), torch.nn.Identity()), torch.zeros_like
+    return Pool(a.num_heads, norms[0], *qkv, a.out_proj, norms[1], nothing, lambda: norm(pool.ln_q)(pool.query[0]))
 
 
 class OpenClipImage(OpenAIImage):
@@ -85,18 +83,18 @@ class TimmImage(ImageTower):
         plain = type(b).__name__ == "Block" and type(b.attn).__name__ == "Attention" and b.attn.gate is None
         if not plain or not all(isinstance(m, torch.nn.Identity) for m in (b.attn.q_norm, b.attn.k_norm, b.attn.norm)):
             raise ValueError(f"timm's {type(b).__name__} with {type(b.attn).__name__} is not a plain pre-LayerNorm block")
-        q, k, v = _chunks(b.attn.qkv.weight, b.attn.qkv.bias, 3)
+        qkv = parts(3, lambda: (b.attn.qkv.weight, b.attn.qkv.bias))
         out, mlp = _then(b.attn.proj, b.ls1), _then(b.mlp, b.ls2)
-        return Block(b.attn.num_heads, norm(b.norm1), q, k, v, out, norm(b.norm2), mlp)
+        return Block(b.attn.num_heads, norm(b.norm1), *qkv, out, norm(b.norm2), mlp)
 
     @staticmethod
     def _pool(trunk) -> Pool:
         p = trunk.attn_pool
         if type(p).__name__ != "AttentionPoolLatent" or p.latent_len > 1 or p.pos_embed is not None or trunk.num_prefix_tokens:
             raise ValueError(f"timm's {type(p).__name__} with {p.latent_len} queries is not SigLIP's pooling")
-        k, v = _chunks(p.kv.weight, p.kv.bias, 2)
-        q = (p.q.weight, p.q.bias)
-        return Pool(p.num_heads, norm(trunk.norm), q, k, v, p.proj, norm(p.norm), p.mlp, p.latent[0, 0])
+        k, v = parts(2, lambda: (p.kv.weight, p.kv.bias))
+        q, probe = lambda: (p.q.weight, p.q.bias), lambda: p.latent[0, 0]
+        return Pool(p.num_heads, norm(trunk.norm), q, k, v, p.proj, norm(p.norm), p.mlp, probe)
 
     def rows(self, pixels):
         x = self._trunk._pos_embed(self._trunk.patch_embed(pixels))
@@ -119,10 +117,17 @@ class OpenClipText(TextTower):
         self.causal = text.attn_mask is not None
         self.blocks = [_block(b) for b in text.transformer.resblocks]
         self.width = text.transformer.width
-        self.embedding, self.positions = text.token_embedding.weight, text.positional_embedding
         self.context = len(self.positions)
         if not self.causal or pool == "last":
             self.pad = getattr(text, "pad_id", 0)
+
+    @property
+    def embedding(self):
+        return self._text.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._text.positional_embedding
 
     def readout(self, ids):
         if self._pool == "eos":

@@ -12,8 +12,8 @@ from clip.model import CLIP, build_model
 from ..paths import bundled
 from .files import absent, patience, read
 from .tokenizers import BPE
+from .towers import Block, ImageTower, Stage, State, TextTower, norm, parts
 from .transform import Transform
-from .towers import Block, ImageTower, Stage, State, TextTower, norm
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
 ARCHITECTURES = {
@@ -31,9 +31,8 @@ CACHE = os.path.expanduser("~/.cache/clip")
 
 
 def _block(b) -> Block:
-    weights, biases = b.attn.in_proj_weight.chunk(3), b.attn.in_proj_bias.chunk(3)
-    q, k, v = zip(weights, biases)
-    return Block(b.attn.num_heads, norm(b.ln_1), q, k, v, b.attn.out_proj, norm(b.ln_2), b.mlp)
+    qkv = parts(3, lambda: (b.attn.in_proj_weight, b.attn.in_proj_bias))
+    return Block(b.attn.num_heads, norm(b.ln_1), *qkv, b.attn.out_proj, norm(b.ln_2), b.mlp)
 
 
 class OpenAIImage(ImageTower):
@@ -108,8 +107,15 @@ class OpenAIText(TextTower):
         self._model = model
         self.blocks = [_block(b) for b in model.transformer.resblocks]
         self.width = model.transformer.width
-        self.context = model.positional_embedding.shape[0]
-        self.embedding, self.positions = model.token_embedding.weight, model.positional_embedding
+        self.context = len(self.positions)
+
+    @property
+    def embedding(self):
+        return self._model.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._model.positional_embedding
 
     def head(self, row):
         return norm(self._model.ln_final)(row) @ self._model.text_projection

@@ -12,12 +12,15 @@ from torchvision import transforms
 
 from .files import ask_hub, hub_models, read
 from .tokenizers import BPE, Missing, Pretrained
+from .towers import Block, ImageTower, Pool, State, TextTower, parts
 from .transform import Transform
-from .towers import Block, ImageTower, Pool, State, TextTower
 
 
-def _projections(a) -> tuple:
-    return tuple((p.weight, p.bias) for p in (a.q_proj, a.k_proj, a.v_proj))
+def _projections(a) -> list:
+    linear = [a.q_proj, a.k_proj, a.v_proj]
+    if odd := [p for p in linear if not isinstance(p, torch.nn.Linear)]:
+        raise ValueError(f"a projection of its attention is a {type(odd[0]).__name__}, not a linear layer; merge an adapter first")
+    return [functools.partial(lambda p: (p.weight, p.bias), p) for p in linear]
 
 
 def _block(layer) -> Block:
@@ -62,8 +65,9 @@ class SiglipImage(ImageTower):
         if not hasattr(v, "head"):
             raise ValueError("this SiglipModel has no pooling head (vision_use_head=False), so it makes no image embedding")
         a = v.head.attention
-        parts = zip(a.in_proj_weight.chunk(3), a.in_proj_bias.chunk(3))
-        pool = Pool(a.num_heads, v.post_layernorm, *parts, a.out_proj, v.head.layernorm, v.head.mlp, v.head.probe[0, 0])
+        qkv = parts(3, lambda: (a.in_proj_weight, a.in_proj_bias))
+        mlp, probe = v.head.mlp, lambda: v.head.probe[0, 0]
+        pool = Pool(a.num_heads, v.post_layernorm, *qkv, a.out_proj, v.head.layernorm, mlp, probe)
         self.blocks = [*map(_block, v.encoder.layers), pool]
 
     def rows(self, pixels):
@@ -93,8 +97,14 @@ class HFText(TextTower):
         self.width, self.context = config.hidden_size, config.max_position_embeddings
         # 2 is what OpenAI's conversions carry by mistake; the library then reads at the largest id, and so do we
         self._eos = None if config.eos_token_id == 2 else config.eos_token_id
-        self.embedding = self._text.embeddings.token_embedding.weight
-        self.positions = self._text.embeddings.position_embedding.weight
+
+    @property
+    def embedding(self):
+        return self._text.embeddings.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._text.embeddings.position_embedding.weight
 
     def readout(self, ids):
         if self._eos is None:
@@ -105,7 +115,7 @@ class HFText(TextTower):
         return self._projection(self._text.final_layer_norm(row))
 
 
-class SiglipText(TextTower):
+class SiglipText(HFText):
     """Every token sees every other, the padding too; the embedding is read at the last place, mostly a padding token."""
 
     causal = False
@@ -115,7 +125,6 @@ class SiglipText(TextTower):
         config = model.config.text_config
         self.blocks = [_block(layer) for layer in t.encoder.layers]
         self.width, self.context, self.pad = config.hidden_size, config.max_position_embeddings, config.pad_token_id
-        self.embedding, self.positions = t.embeddings.token_embedding.weight, t.embeddings.position_embedding.weight
 
     def readout(self, ids):
         return len(ids) - 1
