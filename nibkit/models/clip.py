@@ -16,6 +16,7 @@ from torch import Tensor
 from ..checks import one_of
 from ..data.pictures import upright_rgb
 from . import open_clip, openai, transformers
+from .modes import plain
 from .towers import ImageTower, Layer, TextTower
 
 # A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help; {hub} is
@@ -273,11 +274,13 @@ def load(
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
     backend = _backend(name)
-    with _seeded(not pretrained):
+    with plain(), _seeded(not pretrained), _said(name):
         model, transform, tokenizer, label = backend.of_name(name, pretrained)
-    label += "" if pretrained else " (random weights)"
-    model = model.double() if dtype == torch.float64 else model.float()
-    clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
+        label += "" if pretrained else " (random weights)"
+        model = model.double() if dtype == torch.float64 else model.float()
+        if wrong := [n for n, value in model.state_dict().items() if not value.isfinite().all()]:
+            raise ValueError(f"{name} holds weights that are not finite: {', '.join(wrong[:3])} ({len(wrong)} tensors); it cannot be used")
+        clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
     clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype}
     return clip
 
@@ -300,3 +303,18 @@ def _seeded(seed: bool):
         if seed:
             torch.manual_seed(0)
         yield
+
+
+@contextlib.contextmanager
+def _said(name: str):
+    """Whatever fails while a model is built becomes one sentence with its name: libraries fail in their own ways."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:400]
+        if isinstance(error, ValueError | OSError | ImportError) and Path(name).name in said:
+            raise
+        kind = OSError if isinstance(error, OSError) else ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(f"{name} was not loaded: {said or 'the library says no more'} ({type(error).__name__})") from error

@@ -22,6 +22,7 @@ STORAGES = {
 }  # fmt: skip
 
 NESTS = ("state_dict", "model_state_dict", "model", "ema_state_dict", "module", "weights")  # where checkpoints keep weights
+WEIGHTS = [f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]  # first is best
 PARTS = {"visual", "text", "transformer", "vision_model", "text_model"}  # of a model: no prefixes
 
 
@@ -71,13 +72,20 @@ def hub_models() -> list[str]:
     return [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))]
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, on the CPU, whatever training program kept them.
+def read(*paths: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, whatever training program kept them; of all its files.
 
     .safetensors; a state dict of torch.save, bare or in a checkpoint (under one of NESTS); a TorchScript (JIT) archive, whose
     code is not loaded. A prefix that all names share ("module.", "_orig_mod.", "model.", a LightningModule's) is dropped.
     Errors: ValueError for a file that holds anything but weights, or no weights; OSError for one that cannot be read.
     """
+    state = {name: value for path in paths for name, value in _stored(path).items()}
+    while len(first := {name.partition(".")[0] for name in state}) == 1 and not first & PARTS and all("." in name for name in state):
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
     try:
         if not zipfile.is_zipfile(path) and _is_safetensors(path):
             from safetensors.torch import load_file
@@ -100,10 +108,17 @@ def read(path: Path) -> dict[str, Tensor]:
         state = state[nest]
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds a {type(state).__name__}, no named weights")
-    state = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
-    while len(first := {name.partition(".")[0] for name in state}) == 1 and not first & PARTS and all("." in name for name in state):
-        state = {name.partition(".")[2]: value for name, value in state.items()}
-    return state
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says about itself; nothing for any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def shards(folder: Path) -> list[Path]:
@@ -111,19 +126,16 @@ def shards(folder: Path) -> list[Path]:
 
     Errors: ValueError for an index that is none, or that names a file outside the folder.
     """
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return [folder / name]
-        if index.is_file():
-            try:
-                names = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{index} is not an index of weights: it needs a 'weight_map' of names to files") from error
-            if outside := [file for file in names if Path(file).name != file or file in ("", ".", "..")]:
-                raise ValueError(f"{index} names {outside[0]!r}, which is not a file of its own folder; nothing was loaded")
-            return [folder / file for file in names]
-    return sorted(folder.glob("*.safetensors"))[:1]
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None or found.suffix != ".json":
+        return [found] if found else sorted(folder.glob("*.safetensors"))[:1]
+    try:
+        names = sorted({str(file) for file in json.loads(found.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{found} is not an index of weights: it needs a 'weight_map' of names to files") from error
+    if outside := [file for file in names if Path(file).name != file or file in ("", ".", "..")]:
+        raise ValueError(f"{found} names {outside[0]!r}, which is not a file of its own folder; nothing was loaded")
+    return [folder / file for file in names]
 
 
 def fit(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Tensor]:

@@ -5,12 +5,16 @@ are read here.
 """
 
 import functools
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
-from torchvision import transforms
+from PIL import Image
+from torch import Tensor
 
-from .files import ask_hub, hub_models, read
+from .files import WEIGHTS, absent, ask_hub, fit, hub_models, read, shards
 from .tokenizers import BPE, Missing, Pretrained
 from .towers import Block, ImageTower, Pool, State, TextTower, parts
 from .transform import Transform
@@ -58,7 +62,7 @@ class SiglipImage(ImageTower):
         self._vision = v = model.vision_model
         config = model.config.vision_config
         self._naflex = not hasattr(config, "image_size")
-        side = round(config.num_patches**0.5) if self._naflex else config.image_size // config.patch_size
+        side = math.isqrt(config.num_patches) if self._naflex else config.image_size // config.patch_size
         self.width, self.patch, self.grid, self.size = config.hidden_size, config.patch_size, (side, side), side * config.patch_size
         if not self._naflex:
             self.size = config.image_size
@@ -155,73 +159,164 @@ def matches(name: str, path: Path) -> bool:
 
 
 def of_name(name: str, pretrained: bool):
-    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label)."""
+    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label). No code that it names is run."""
     source = name.removeprefix("hf:")
     try:
-        import huggingface_hub
         import transformers
     except ImportError as error:
         raise ImportError("hf: models need transformers; install it with: pip install 'nibkit[transformers]'") from error
-    local = Path(source).is_dir()
-    if local and not (Path(source) / "config.json").is_file():
+    folder, local = Path(source), Path(source).is_dir()
+    if not local:
+        folder = _snapshot(source)
+    elif not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"the folder {source} has no config.json: it is not a transformers model; save one with model.save_pretrained(FOLDER)"
         )
-    if not local and not isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json"), str):
-        where = "a folder of its files, as the hub's page or model.save_pretrained(FOLDER) gives it, and load hf:FOLDER"
-        ask_hub(source, f"hf:{source}'s files", where)
-    offline = {"local_files_only": True} if local or _complete(huggingface_hub, source) else {}
-    config = transformers.AutoConfig.from_pretrained(source, **offline)
-    if config.model_type not in CLASSES:
+    config = _json(folder / "config.json")
+    if config.get("model_type") not in CLASSES:
         known = ", ".join(f"{kind} ({name})" for kind, name in CLASSES.items())
-        raise ValueError(f"hf:{source} is a {config.model_type!r} model; nibkit knows those of type {known}")
-    kind = getattr(transformers, CLASSES[config.model_type])
-    if pretrained:
-        for pickled in Path(source).glob("*.bin") if local and not any(Path(source).glob("*.safetensors")) else ():
-            read(pickled)  # refuses one that would run code
-        try:
-            model = kind.from_pretrained(source, dtype=torch.float32, **offline)
-        except OSError as error:
-            raise OSError(
-                f"hf:{source} has a config.json and no weights that could be read ({str(error).splitlines()[0][:200]}); it needs "
-                "model.safetensors, as model.save_pretrained(FOLDER) leaves it"
-            ) from error
-    else:
-        model = kind(config)
-    label = Path(source).name if local else source
-    return model, _transform(transformers, source, model, offline), _tokenizer(transformers, source, config, offline), label
+        code = "; code of its own, which it names, is not run" if "auto_map" in config else ""
+        raise ValueError(f"hf:{source} is a {config.get('model_type')!r} model; nibkit knows those of type {known}{code}")
+    kind = getattr(transformers, CLASSES[config["model_type"]])
+    config = kind.config_class.from_pretrained(folder, local_files_only=True)
+    model = _filled(kind, config, folder) if pretrained else kind(config)
+    tokenizer = _tokenizer(transformers, folder, config)
+    return model, _transform(transformers, folder, model), tokenizer, folder.name if local else source
 
 
-def _complete(huggingface_hub, source: str) -> bool:
-    """Whether config and weights are in the hub's cache: then the hub is not asked at all."""
-    cached = functools.partial(huggingface_hub.try_to_load_from_cache, source)
-    return all(isinstance(cached(name), str) for name in ("config.json", "model.safetensors"))
+def _snapshot(source: str) -> Path:
+    """The folder of the hub's cache that holds a model's files, downloaded unless config and weights are there."""
+    import huggingface_hub
 
-
-def _transform(transformers, source, model, offline):
-    """The processor's own numbers, where there are any, at the size the model takes."""
-    clip, size = hasattr(model, "visual_projection"), towers(model)[0].size
+    found = {name: huggingface_hub.try_to_load_from_cache(source, name) for name in ("config.json", *WEIGHTS)}
+    here = {name: Path(file).parent for name, file in found.items() if isinstance(file, str)}
+    if "config.json" in here and len(here) > 1:
+        return here["config.json"]
+    where = "a folder of its files, as the hub's page or model.save_pretrained(FOLDER) gives it, and load hf:FOLDER"
+    ask_hub(source, f"hf:{source}'s files", where)
     try:
-        numbers = transformers.AutoImageProcessor.from_pretrained(source, **offline).to_dict()
-    except (OSError, ValueError):
-        numbers = {}
-    half = [0.5, 0.5, 0.5]
-    mean = numbers.get("image_mean") or (transformers.image_utils.OPENAI_CLIP_MEAN if clip else half)
-    std = numbers.get("image_std") or (transformers.image_utils.OPENAI_CLIP_STD if clip else half)
-    bicubic = transforms.InterpolationMode.BICUBIC
-    crop = numbers.get("do_center_crop") if "do_center_crop" in numbers else clip
-    fit = [transforms.Resize(size, bicubic), transforms.CenterCrop(size)] if crop else [transforms.Resize((size, size), bicubic)]
-    steps = transforms.Compose([*fit, transforms.ToTensor(), transforms.Normalize(mean, std)])
-    return Transform(steps, "shortest" if crop else "squash", mean, std)
+        files = huggingface_hub.HfApi().list_repo_files(source)
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        patterns = ["*.json", "*.txt", "*.model", weights]
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, ignore_patterns="*/*"))
+    except (OSError, ValueError) as error:
+        raise absent(f"hf:{source}'s files", where, error) from error
 
 
-def _tokenizer(transformers, source, config, offline):
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.json")):
+def _json(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not an object of settings")
+    return found
+
+
+def _filled(kind, config, folder: Path):
+    """The model with just the weights of the folder: the library would draw at random what is missing."""
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} holds an adapter that is not merged; save model.merge_and_unload() and load that")
+    files = shards(folder)
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has a config.json and no weights; it needs model.safetensors, as model.save_pretrained(FOLDER) leaves it"
+        )
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in kind(config).state_dict().items()}
+    state = fit(read(*files), shapes, files[0])
+    return kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+
+
+# ---- preprocessing: the library's own processor, called
+
+
+def _transform(transformers, folder: Path, model) -> Transform:
+    """The folder's processor, or the library's own for such a model; ValueError for one whose pixels the model cannot take."""
+    tower, kind = towers(model)[0], model.config.model_type
+    if (folder / "preprocessor_config.json").is_file() or _nested(folder / "processor_config.json"):
+        try:
+            offline = {"local_files_only": True, "trust_remote_code": False}
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **offline)
+        except Exception as error:
+            raise ValueError(f"the image processor of {folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+    elif kind == "siglip2":
+        processor = transformers.Siglip2ImageProcessor(patch_size=tower.patch, max_num_patches=model.config.vision_config.num_patches)
+    else:
+        square = {"height": tower.size, "width": tower.size}
+        options = {"size": {"shortest_edge": tower.size}, "crop_size": square} if kind == "clip" else {"size": square}
+        processor = (transformers.CLIPImageProcessor if kind == "clip" else transformers.SiglipImageProcessor)(**options)
+    naflex = hasattr(processor, "max_num_patches")
+    if naflex != (kind == "siglip2" and not hasattr(model.config.vision_config, "image_size")):
+        raise ValueError(f"{folder} has a {type(processor).__name__}, whose pixels a {type(model).__name__} does not take")
+    if naflex and processor.max_num_patches != model.config.vision_config.num_patches:
+        raise ValueError(
+            f"the image processor of {folder} makes up to {processor.max_num_patches} patches; nibkit cuts the model on its own "
+            f"grid of {model.config.vision_config.num_patches}: set max_num_patches to that"
+        )
+    apply = functools.partial(_of_patches, processor, tower.grid[0]) if naflex else functools.partial(_of_processor, processor)
+    transform = Transform(apply, *_geometry(processor, tower.size, naflex, folder))
+    _probe(transform, tower.size, folder)
+    return transform
+
+
+def _nested(file: Path) -> bool:
+    return file.is_file() and "image_processor" in _json(file)
+
+
+def _of_processor(processor, image: Image.Image) -> Tensor:
+    return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def _of_patches(processor, side: int, image: Image.Image) -> Tensor:
+    """The pixels of NaFlex' patches; a picture that is not square is scaled to the square grid of the fixed-size SigLIP 2 first."""
+    p = processor.patch_size
+    if image.width != image.height:
+        image = image.resize((side * p, side * p), processor.resample)
+    patches = processor(images=image, return_tensors="pt")["pixel_values"][0][: side * side]
+    return patches.reshape(side, side, p, p, 3).permute(4, 0, 2, 1, 3).reshape(3, side * p, side * p)
+
+
+def _geometry(processor, out: int, naflex: bool, folder: Path) -> tuple:
+    """How the processor makes a picture a square of `out` pixels: fit, mean, std, share, as in `Transform`."""
+    has = processor.to_dict()
+    unit = 255 * has.get("rescale_factor", 1 / 255) if has.get("do_rescale", True) else 255
+    normal = has.get("do_normalize", True)
+    mean, std = (np.broadcast_to(has[k] if normal else n, 3) / unit for k, n in (("image_mean", 0.0), ("image_std", 1.0)))
+    if naflex:
+        return "squash", mean, std
+    size = {k: v for k, v in dict(has.get("size") or {}).items() if v}
+    crop = {k: v for k, v in dict(has.get("crop_size") or {}).items() if v} if has.get("do_center_crop") else None
+    if has.get("do_pad") or (has.get("do_resize") and set(size) not in ({"shortest_edge"}, {"height", "width"})):
+        what = "padding" if has.get("do_pad") else f"size {size}"
+        raise ValueError(f"the image processor of {folder} has {what}; nibkit follows a shortest_edge, or a height and a width")
+    kept = (crop["height"], crop["width"]) if crop else (out, out)
+    if not has.get("do_resize"):
+        return "none", mean, std, kept
+    if "shortest_edge" in size:
+        return "shortest", mean, std, (kept[0] / size["shortest_edge"], kept[1] / size["shortest_edge"])
+    return "squash", mean, std, (kept[0] / size["height"], kept[1] / size["width"])
+
+
+def _probe(transform: Transform, size: int, folder: Path) -> None:
+    """ValueError where the processor's pixels are not those that the model takes, told by one picture."""
+    try:
+        shape = tuple(transform(Image.new("RGB", (size + 7, size + 3))).shape)
+    except Exception as error:
+        raise ValueError(f"the image processor of {folder} fails: {' '.join(str(error).split())[:300]}") from error
+    if shape != (3, size, size):
+        raise ValueError(f"the image processor of {folder} makes pixels {shape}; its model takes (3, {size}, {size})")
+
+
+def _tokenizer(transformers, folder: Path, config):
+    names = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+    if not any((folder / name).exists() for name in names):
         if config.model_type == "clip" and config.text_config.vocab_size == 49408:
             return BPE()
-        return Missing(f"{source} has no tokenizer files; put the model's tokenizer.json and tokenizer_config.json there")
+        return Missing(f"{folder} has no tokenizer files; put the model's tokenizer.json and tokenizer_config.json there")
     try:
-        return Pretrained(transformers.AutoTokenizer.from_pretrained(source, **offline))
-    except (OSError, ImportError, ValueError) as error:
-        return Missing(f"the tokenizer of {source} could not be loaded: {' '.join(str(error).split())[:300]}")
+        return Pretrained(transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        why = "it names code of its own, which is not run" if "trust_remote_code" in why else why
+        return Missing(f"the tokenizer of {folder} could not be loaded: {why}")
