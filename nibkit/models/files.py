@@ -72,6 +72,21 @@ def hub_models() -> list[str]:
     return [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))]
 
 
+@contextlib.contextmanager
+def said(name: str):
+    """Whatever fails while a model is built becomes one sentence with its name: libraries fail in their own ways."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:400]
+        if isinstance(error, ValueError | OSError | ImportError) and Path(name).name in why:
+            raise
+        kind = OSError if isinstance(error, OSError) else ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(f"{name} was not loaded: {why or 'the library says no more'} ({type(error).__name__})") from error
+
+
 def read(*paths: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, whatever training program kept them; of all its files.
 

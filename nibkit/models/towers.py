@@ -4,7 +4,6 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import whole
+from .modes import plain
 from .sharing import once, shared
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
@@ -201,7 +201,7 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
-    forward_only: Callable = contextlib.nullcontext  # opens a pass that nobody differentiates: half precision, if wanted
+    forward_only: Callable = staticmethod(plain)  # opens a pass that nobody differentiates: half precision, if wanted
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
@@ -292,8 +292,9 @@ class Tower:
 
         Of a tower that runs in half precision too, it is float32: cosines lie close together.
         """
-        state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-        embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
+        with plain():
+            state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
+            embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def embed_rows(self, rows: State) -> Tensor:

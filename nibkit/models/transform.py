@@ -8,6 +8,14 @@ from PIL import Image
 from torch import Tensor
 
 
+def square(size: int | Sequence[int]) -> int:
+    """A side's length, which a library may give as (height, width); ValueError where it is not a square."""
+    sides = {int(n) for n in size} if isinstance(size, Sequence) else {int(size)}
+    if len(sides) != 1 or min(sides) < 1:
+        raise ValueError(f"the model takes pictures, or cuts patches, of size {size!r}; nibkit knows squares of 1 pixel or more")
+    return sides.pop()
+
+
 @dataclass
 class Transform:
     """A backend's preprocessing: an RGB picture -> pixels (3, size, size), (value - mean) / std of each channel.

@@ -17,7 +17,7 @@ from torch import Tensor
 from .files import WEIGHTS, absent, ask_hub, fit, hub_models, read, shards
 from .tokenizers import BPE, Missing, Pretrained
 from .towers import Block, ImageTower, Pool, State, TextTower, parts
-from .transform import Transform
+from .transform import Transform, square
 
 
 def _projections(a) -> list:
@@ -39,8 +39,8 @@ class HFImage(ImageTower):
         self._vision, self._projection = model.vision_model, model.visual_projection
         self.blocks = [_block(layer) for layer in self._vision.encoder.layers]
         config = model.config.vision_config
-        self.width, self.size = config.hidden_size, config.image_size
-        self.grid = (config.image_size // config.patch_size,) * 2
+        self.width, self.size = config.hidden_size, square(config.image_size)
+        self.grid = (self.size // square(config.patch_size),) * 2
 
     def rows(self, pixels):
         x = self._vision.embeddings(pixels)
@@ -61,11 +61,10 @@ class SiglipImage(ImageTower):
     def __init__(self, model):
         self._vision = v = model.vision_model
         config = model.config.vision_config
-        self._naflex = not hasattr(config, "image_size")
-        side = math.isqrt(config.num_patches) if self._naflex else config.image_size // config.patch_size
-        self.width, self.patch, self.grid, self.size = config.hidden_size, config.patch_size, (side, side), side * config.patch_size
-        if not self._naflex:
-            self.size = config.image_size
+        self._naflex, patch = not hasattr(config, "image_size"), square(config.patch_size)
+        side = math.isqrt(config.num_patches) if self._naflex else square(config.image_size) // patch
+        self.width, self.patch, self.grid = config.hidden_size, patch, (side, side)
+        self.size = side * patch if self._naflex else square(config.image_size)
         if not hasattr(v, "head"):
             raise ValueError("this SiglipModel has no pooling head (vision_use_head=False), so it makes no image embedding")
         a = v.head.attention
