@@ -218,7 +218,7 @@ def of_name(name: str, pretrained: bool):
         architecture, _, tag = source.partition("/")
     _check(open_clip, architecture)
     statistics = _tagged(open_clip, architecture, tag)
-    if tag and pretrained:
+    if pretrained and ":" not in architecture:
         file = _weights(open_clip, architecture, tag)
     with warnings.catch_warnings(), _quiet():
         quick = statistics.pop("quick_gelu", False)  # the activation that these weights were trained with
