@@ -204,7 +204,7 @@ def test_a_siglip_folder_without_tokenizer(tmp_path, make):
     want = library(clip.around(model), pixels, ids)
     torch.testing.assert_close(clip.embed_image(pixels), want[0], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(clip.embed_text(ids), want[1], atol=2e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="has no tokenizer files; put the model's tokenizer.json"):
+    with pytest.raises(ValueError, match="has no tokenizer files; put its tokenizer.json"):
         clip.tokenize("a dog")
 
 

@@ -1,4 +1,4 @@
-"""Pixels are those of the library's own processor, over a grid of configurations, or the folder is refused; and what of a picture is seen."""
+"""Pixels are those of the library's own processor, over a grid of configurations, or the folder is refused."""
 
 import itertools
 import json
@@ -92,7 +92,7 @@ def test_pixels_are_the_processors_own(kind, fit, numbers, configured):
 
 @pytest.mark.parametrize("fit", FITS["clip"])
 def test_what_is_seen_is_what_the_processor_keeps(fit, configured):
-    """A white rectangle on black: the same share and the same middle, in the pixels and in what `seen` keeps of its mask."""
+    """A white rectangle on black: the same share and middle in the pixels and in what `seen` keeps of its mask."""
     clip = nibkit.load(configured("clip", {"image_processor_type": TYPES["clip"], **fit}), device="cpu")
     for width, height in ((300, 224), (224, 341), (96, 96)):
         mask = np.zeros((height, width), bool)
@@ -106,8 +106,10 @@ def test_what_is_seen_is_what_the_processor_keeps(fit, configured):
 
 @pytest.mark.parametrize("numbers", NUMBERS[:4])
 def test_naflex_on_its_square_grid(numbers, configured):
-    """Siglip2's processor, bilinear by default: a square picture's patches are the library's; others are made square first."""
-    folder = configured("siglip2", {"image_processor_type": TYPES["siglip2"], "patch_size": 16, "max_num_patches": 16, **numbers})
+    """Siglip2's, bilinear by default: a square picture's patches are the library's; others are made square first."""
+    folder = configured(
+        "siglip2", {"image_processor_type": TYPES["siglip2"], "patch_size": 16, "max_num_patches": 16, **numbers}
+    )
     clip = nibkit.load(folder, device="cpu")
     square = pictures()[0].resize((100, 100))
     patches = librarys(folder, square)
@@ -132,13 +134,29 @@ def test_a_folder_without_processor_has_the_librarys_default(folders):
 
 
 REFUSED = {
-    "another size": ("clip", {"crop_size": {"height": 32, "width": 32}}, r"makes pixels \(3, 32, 32\); its model takes \(3, 64, 64\)"),
+    "another size": (
+        "clip",
+        {"crop_size": {"height": 32, "width": 32}},
+        r"makes pixels \(3, 32, 32\); its model takes \(3, 64, 64\)",
+    ),
     "no resize": ("siglip", {"do_resize": False}, r"makes pixels \(3, 67, 71\); its model takes"),
-    "a longest edge": ("clip", {"size": {"longest_edge": 64}}, "has size .*; nibkit follows a shortest_edge"),
-    "padding": ("clip", {"do_pad": True, "pad_size": {"height": 64, "width": 64}}, "has padding; nibkit follows"),
-    "more patches": ("siglip2", {"max_num_patches": 64}, "makes up to 64 patches; nibkit cuts the model on its own grid of 16"),
-    "other patches": ("siglip2", {"max_num_patches": 16, "patch_size": 8}, r"makes pixels \(3, 32, 32\); its model takes"),
-    "another kind": ("siglip2", {"image_processor_type": "SiglipImageProcessor"}, "has a SiglipImageProcessor.*, whose pixels a Siglip2Model"),
+    "a longest edge": ("clip", {"size": {"longest_edge": 64}}, "has size .*; nibkit knows shortest_edge"),
+    "padding": ("clip", {"do_pad": True, "pad_size": {"height": 64, "width": 64}}, "has padding; nibkit knows"),
+    "more patches": (
+        "siglip2",
+        {"max_num_patches": 64},
+        "makes up to 64 patches; nibkit cuts the model on its own grid of 16",
+    ),
+    "other patches": (
+        "siglip2",
+        {"max_num_patches": 16, "patch_size": 8},
+        r"makes pixels \(3, 32, 32\); its model takes",
+    ),
+    "another kind": (
+        "siglip2",
+        {"image_processor_type": "SiglipImageProcessor"},
+        "is a SiglipImageProcessor.*, whose pixels a Siglip2Model",
+    ),
     "no kind": ("clip", {"image_processor_type": "NoneSuch"}, "cannot be loaded"),
 }
 
@@ -147,7 +165,7 @@ REFUSED = {
 def test_a_processor_that_does_not_fit_is_refused(what, configured):
     kind, settings, sentence = REFUSED[what]
     folder = configured(kind, {"image_processor_type": TYPES[kind], "size": {"height": 64, "width": 64}, **settings})
-    with pytest.raises(ValueError, match=f"the image processor of {folder} {sentence}|{folder} {sentence}"):
+    with pytest.raises(ValueError, match=f"the image processor of {folder} {sentence}"):
         nibkit.load(folder, device="cpu")
 
 
@@ -163,7 +181,7 @@ def test_a_broken_processor_is_a_sentence(configured):
 
 @pytest.mark.parametrize("architecture", ["ViT-B-32", "ViT-B-16-SigLIP", "MobileCLIP-B", "ViT-L-14", "ViT-H-14"])
 def test_what_the_tags_of_an_architecture_agree_on(architecture):
-    """ViT-L-14's tags disagree on mean and std, ViT-H-14's on the resize: there the library's default for a file holds."""
+    """ViT-L-14's tags disagree on mean and std, ViT-H-14's on the resize: there the library's default holds."""
     from nibkit.models.open_clip import _tagged
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -178,7 +196,14 @@ def test_what_the_tags_of_an_architecture_agree_on(architecture):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_file_of_an_architecture_whose_tags_agree(size, architectures, tmp_path, monkeypatch):  # noqa: F811
     """As SigLIP's do, on a mean and std of one half and on a resize to the square."""
-    cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "interpolation": "bicubic", "resize_mode": "squash", "url": "", "hf_hub": ""}
+    cfg = {
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+        "url": "",
+        "hf_hub": "",
+    }
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "nibkit-siglip", {"one": cfg, "two": dict(cfg)})
     torch.save(open_clip_model("siglip").state_dict(), tmp_path / "x.pt")
     clip = nibkit.load(f"open_clip:nibkit-siglip/{tmp_path}/x.pt", device="cpu")
@@ -191,7 +216,13 @@ def test_a_file_of_an_architecture_whose_tags_agree(size, architectures, tmp_pat
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_a_folder_of_open_clips(mode, interpolation, tmp_path):
-    cfg = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "resize_mode": mode, "interpolation": interpolation, "fill_color": 128}
+    cfg = {
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+        "resize_mode": mode,
+        "interpolation": interpolation,
+        "fill_color": 128,
+    }
     config = {"model_cfg": {"embed_dim": 32, **OPEN_CLIP["vit"]}, "preprocess_cfg": {"size": 64, **cfg}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
     torch.save(open_clip_model("vit").state_dict(), tmp_path / "open_clip_pytorch_model.bin")

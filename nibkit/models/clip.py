@@ -65,22 +65,24 @@ class Clip:
                 tower.forward_only = functools.partial(plain, half=(self.device.type, dtype))
 
     def around(self, model, dtype: torch.dtype | None = None) -> "Clip":
-        """The same CLIP around a `model` of the same architecture, such as one that is being trained. dtype: as in `load`.
+        """The same CLIP around a `model` of the same architecture, one in training too. dtype: as in `load`.
 
-        The model stays as it is, in training mode too: the Clip looks at its weights, where they are, through a frozen copy of
-        its modules. What changes the weights later is seen; other changes of the modules, such as hooks, are not.
-        Errors: ValueError for a model of another kind or size, or with weights that are neither float32 nor float64.
+        The model stays as it is: the Clip looks at its weights, where they are, through a frozen copy of its modules.
+        What changes the weights later is seen; other changes of the modules, such as hooks, are not. Errors: ValueError
+        for a model of another kind or size, or with weights that are neither float32 nor float64.
         """
         inner = unwrapped(model)
         if not isinstance(inner, type(self.model)):
-            raise ValueError(f"a {type(inner).__name__} is no {type(self.model).__name__}, which {self.name} is; load one of its kind")
+            kind = type(self.model).__name__
+            raise ValueError(f"a {type(inner).__name__} is no {kind}, which {self.name} is; load one of its kind")
         if {p.dtype for p in inner.parameters()} not in ({torch.float32}, {torch.float64}):
             kinds = ", ".join(sorted({str(p.dtype) for p in inner.parameters()}))
-            raise ValueError(f"the model's weights are {kinds}; give model.float(), and dtype='bfloat16' for passes in half precision")
+            raise ValueError(f"the model's weights are {kinds}; give model.float(), or dtype='bfloat16' with it")
         clip = self._with(view(inner), next(inner.parameters()).device, _dtype(dtype or self.dtype))
         sizes = [(c.image.size, c.image.grid, len(c.text.embedding), c.text.context) for c in (self, clip)]
         if sizes[0] != sizes[1]:
-            raise ValueError(f"the model takes (pixels, grid, vocabulary, context) {sizes[1]}, {self.name} {sizes[0]}; load one like it")
+            what = "(pixels, grid, vocabulary, context)"
+            raise ValueError(f"the model takes {what} {sizes[1]}, {self.name} {sizes[0]}; load one like it")
         clip._theirs = inner
         return clip
 
@@ -94,7 +96,7 @@ class Clip:
             self.model, self.image, self.text = now.model, now.image, now.text
 
     def __deepcopy__(self, memo) -> "Clip":
-        return self._with(copy.deepcopy(self.model, memo), self.device, self.dtype)  # towers look at their model's weights
+        return self._with(copy.deepcopy(self.model, memo), self.device, self.dtype)
 
     def __reduce__(self):
         parts = self.name, self.model, self._backend.__name__, self._transform, self._tokenizer, self.device, self.dtype
@@ -279,9 +281,10 @@ def load(
         model, transform, tokenizer, label = backend.of_name(name, pretrained)
         label += "" if pretrained else " (random weights)"
         model = model.double() if dtype == torch.float64 else model.float()
-        weights = {n: value for n, value in model.state_dict().items() if not n.startswith("text_decoder.")}  # CoCa's captions
-        if wrong := [n for n, value in weights.items() if not value.isfinite().all()]:
-            raise ValueError(f"{name} holds weights that are not finite, in {len(wrong)} tensors: {', '.join(wrong[:3])}")
+        wrong = [n for n, value in model.state_dict().items() if not value.isfinite().all()]
+        if wrong := [n for n in wrong if not n.startswith("text_decoder.")]:  # CoCa's captions, which are not read here
+            first = ", ".join(wrong[:3])
+            raise ValueError(f"{name} holds weights that are not finite, in {len(wrong)} tensors: {first}")
         clip = Clip(label, model, backend, transform, tokenizer, where, dtype)
     clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype}
     return clip

@@ -21,8 +21,8 @@ STORAGES = {
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
 
-NESTS = ("state_dict", "model_state_dict", "model", "ema_state_dict", "module", "weights")  # where checkpoints keep weights
-WEIGHTS = [f"{name}{end}" for name in ("model.safetensors", "pytorch_model.bin") for end in ("", ".index.json")]  # first is best
+NESTS = ("state_dict", "model_state_dict", "model", "ema_state_dict", "module", "weights")  # where weights are kept
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 PARTS = {"visual", "text", "transformer", "vision_model", "text_model"}  # of a model: no prefixes
 
 
@@ -90,12 +90,15 @@ def said(name: str):
 def read(*paths: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name, on the CPU, whatever training program kept them; of all its files.
 
-    .safetensors; a state dict of torch.save, bare or in a checkpoint (under one of NESTS); a TorchScript (JIT) archive, whose
-    code is not loaded. A prefix that all names share ("module.", "_orig_mod.", "model.", a LightningModule's) is dropped.
+    .safetensors; a state dict of torch.save, bare or in a checkpoint (under one of NESTS); a TorchScript (JIT) archive,
+    whose code is not loaded. A prefix that all names share ("module.", "_orig_mod.", a LightningModule's) is dropped.
     Errors: ValueError for a file that holds anything but weights, or no weights; OSError for one that cannot be read.
     """
     state = {name: value for path in paths for name, value in _stored(path).items()}
-    while len(first := {name.partition(".")[0] for name in state}) == 1 and not first & PARTS and all("." in name for name in state):
+    while all("." in name for name in state):
+        first = {name.partition(".")[0] for name in state}
+        if len(first) > 1 or first & PARTS:
+            break
         state = {name.partition(".")[2]: value for name, value in state.items()}
     return state
 
@@ -113,11 +116,11 @@ def _stored(path: Path) -> dict[str, Tensor]:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # SafetensorError, UnpicklingError, EOFError, BadZipFile, KeyError, RuntimeError, ...
-        said = str(error).lower()
-        why = "it would run code when loaded" if "unsupported" in said or "global" in said else "it is broken, or no weights alone"
+        code = "unsupported" in str(error).lower() or "global" in str(error).lower()
+        why = "it would run code when loaded" if code else "it is broken, or no weights alone"
         raise ValueError(
-            f"{path} was not loaded: {why}. nibkit reads .safetensors, state dicts of torch.save, and TorchScript archives; "
-            f"whoever made the file can save model.state_dict() ({_short(error)})"
+            f"{path} was not loaded: {why}. nibkit reads .safetensors, state dicts of torch.save, and TorchScript "
+            f"archives; whoever made the file can save model.state_dict() ({_short(error)})"
         ) from error
     while isinstance(state, Mapping) and (nest := next((n for n in NESTS if isinstance(state.get(n), Mapping)), None)):
         state = state[nest]
@@ -154,13 +157,15 @@ def shards(folder: Path) -> list[Path]:
 
 
 def fit(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Tensor]:
-    """The tensors that a model wants, by name; ValueError where they are not just those of the file, in these shapes."""
+    """The tensors that a model wants, by name; ValueError where the file has not just those, in these shapes."""
     lacks = [name for name in shapes if name not in state]
-    spare = [name for name in state if name not in shapes and not name.endswith("position_ids")]  # which are no weights
-    odd = [f"{n} {tuple(state[n].shape)}, not {tuple(shapes[n])}" for n in shapes if n in state and state[n].shape != shapes[n]]
+    spare = [name for name in state if name not in shapes and not name.endswith("position_ids")]  # which are numbers
+    pairs = {name: (tuple(state[name].shape), tuple(shapes[name])) for name in shapes if name in state}
+    odd = [f"{name} {its}, not {wanted}" for name, (its, wanted) in pairs.items() if its != wanted]
     said = {"lacks": lacks, "has, beyond the model's,": spare, "has in another shape": odd}
     if said := [f"{what} {len(names)} tensors ({', '.join(names[:3])})" for what, names in said.items() if names]:
-        said += ["has an adapter that is not merged: model.merge_and_unload()"] if any("lora_" in n for n in state) else []
+        if any("lora_" in name for name in state):
+            said.append("has an adapter that is not merged: model.merge_and_unload()")
         raise ValueError(f"{path} does not fit the model's architecture: it {'; it '.join(said)}")
     return {name: state[name] for name in shapes}
 

@@ -16,7 +16,8 @@ def check_pixels(clip, pixels: Tensor) -> None:
         raise ValueError(f"pixels are {pixels.dtype}, not {clip.text.embedding.dtype} as this model's weights; {want}")
     _check_device(clip, "pixels", pixels)
     if not len(pixels) or not pixels.isfinite().all():
-        got = f"hold {int((~pixels.isfinite()).sum())} values that are not finite" if len(pixels) else "are of no picture"
+        wrong = int((~pixels.isfinite()).sum())
+        got = f"hold {wrong} values that are not finite" if wrong else "are of no picture"
         raise ValueError(f"pixels {got}; {want}")
 
 
@@ -30,7 +31,8 @@ def check_ids(clip, ids: list[Tensor]) -> None:
             got = f"{tuple(i.shape)} {i.dtype}" if isinstance(i, Tensor) else type(i).__name__
             raise ValueError(f"ids[{k}] is {got}, not a non-empty 1-D int64 tensor; tokenize(texts) makes such a list")
         if len(i) > clip.text.context:
-            raise ValueError(f"ids[{k}] has {len(i)} tokens; this model reads at most {clip.text.context}: shorten the text")
+            most = clip.text.context
+            raise ValueError(f"ids[{k}] has {len(i)} tokens; this model reads at most {most}: shorten the text")
         low, high = int(i.min()), int(i.max())
         if low < 0 or high >= len(clip.text.embedding):
             wrong = low if low < 0 else high
@@ -40,4 +42,5 @@ def check_ids(clip, ids: list[Tensor]) -> None:
 
 def _check_device(clip, what: str, tensor: Tensor) -> None:
     if tensor.device != clip.device:
-        raise ValueError(f"{what} on {tensor.device}, model on {clip.device}; move one of them: .to({str(clip.device)!r})")
+        there = str(clip.device)
+        raise ValueError(f"{what} on {tensor.device}, model on {there}; move one of them: .to({there!r})")

@@ -233,19 +233,19 @@ def of_name(name: str, pretrained: bool):
 
 
 def _check(open_clip, architecture: str) -> None:
-    """ValueError for an architecture that there is none of, or that nibkit cannot cut, before anything of it is built."""
+    """ValueError for an architecture that does not exist, or that nibkit cannot cut, before anything of it is built."""
     config = open_clip.get_model_config(architecture)
     if config is None:
         near = [name for name in open_clip.list_models() if name.lower().startswith(architecture.lower()[:6])]
         raise ValueError(f"open_clip has no architecture {architecture!r}; near to it: {', '.join(near) or 'none'}")
     if not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg")):
-        raise ValueError(f"{architecture} has no vision_cfg and text_cfg: its open_clip_config.json is not that of a CLIP")
+        raise ValueError(f"{architecture} has no vision_cfg and text_cfg: its open_clip_config.json is no CLIP's")
     if "hf_model_name" in config["text_cfg"]:
-        raise ValueError(f"{architecture}'s text tower is a model of transformers; nibkit cuts open_clip's own text towers")
+        raise ValueError(f"{architecture}'s text tower is a model of transformers; nibkit cuts open_clip's own")
 
 
 def _tagged(open_clip, architecture: str, tag: str) -> dict:
-    """How weights were trained: preprocessing and activation of the tag, or what all tags of the architecture have in common."""
+    """How weights were trained: preprocessing and activation of the tag, or what all of the architecture's share."""
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     cfgs = [open_clip.get_pretrained_cfg(architecture, t) for t in ([tag] if tag in tags else tags)]
     keys = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")

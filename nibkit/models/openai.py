@@ -135,7 +135,7 @@ FORMS = {
     "scenes": "bundled with nibkit",
     ", ".join(ARCHITECTURES): f"OpenAI's clip package; downloaded into {CACHE}",
     "FOLDER": "what model.save_pretrained left, one with open_clip_config.json, or one with a single checkpoint file",
-    "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names, as wide as one of OpenAI's models",
+    "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names and widths",
     "openai:FILE": "the same of any width, made with OpenAI's code: a head for every 64 channels, QuickGELU",
 }
 
@@ -188,9 +188,9 @@ def _only_checkpoint(folder: Path) -> Path:
 
 
 def of_file(path: Path, stated: bool = False):
-    """A checkpoint with OpenAI's own key names (.safetensors, a state dict, or a JIT archive) -> (model, transform, tokenizer).
+    """A checkpoint with OpenAI's own key names, of any form that `read` knows -> (model, transform, tokenizer).
 
-    stated: the caller says that OpenAI's code made it; otherwise the widths must say so, for no weight tells the number of heads.
+    stated: the caller says that OpenAI's code made it; else its widths must, for no weight tells the number of heads.
     """
     state = read(path)
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
@@ -205,9 +205,9 @@ def of_file(path: Path, stated: bool = False):
     known = {(isinstance(a[2], int), a[3], a[7]) for a in ARCHITECTURES.values()}
     if not stated and not _of_scenes(path) and (isinstance(shape[2], int), shape[3], shape[7]) not in known:
         raise ValueError(
-            f"{path} is {shape[3]} and {shape[7]} channels wide, which none of OpenAI's models is, and weights do not tell the "
-            f"number of attention heads; name its architecture, nibkit.load('open_clip:ARCH/{path}'), or, if OpenAI's code "
-            f"made it, with heads of 64 channels, nibkit.load('openai:{path}')"
+            f"{path} is {shape[3]} and {shape[7]} channels wide, which none of OpenAI's models is, and weights do not "
+            f"tell the number of attention heads; name its architecture, nibkit.load('open_clip:ARCH/{path}'), or, if "
+            f"OpenAI's code made it, with heads of 64 channels, nibkit.load('openai:{path}')"
         )
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in CLIP(*shape).state_dict().items()}
@@ -236,7 +236,8 @@ def _shape(state: dict[str, torch.Tensor], path: Path) -> tuple:
         )
         if "visual.proj" in state:
             width, _, _, patch = state["visual.conv1.weight"].shape
-            layers, positions, cell = blocks("visual.transformer.resblocks."), len(state["visual.positional_embedding"]), patch
+            layers, cell = blocks("visual.transformer.resblocks."), patch
+            positions = len(state["visual.positional_embedding"])
         else:
             width, patch, cell = len(state["visual.layer1.0.conv1.weight"]), None, 32
             layers = tuple(blocks(f"visual.layer{k}.") for k in (1, 2, 3, 4))
@@ -244,10 +245,10 @@ def _shape(state: dict[str, torch.Tensor], path: Path) -> tuple:
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}: it is not all of a CLIP in OpenAI's format") from error
     except ValueError as error:
-        raise ValueError(f"{path} holds a tensor whose number of axes is not that of OpenAI's CLIP ({error})") from error
+        raise ValueError(f"{path} holds a tensor whose number of axes is not that of OpenAI's ({error})") from error
     side = round((positions - 1) ** 0.5)
     if side < 1 or side**2 + 1 != positions or not cell:
-        raise ValueError(f"{path} has {positions} image positions for patches of {cell} pixels, no square of patches and CLS")
+        raise ValueError(f"{path} has {positions} image positions for patches of {cell} pixels: no square and CLS")
     return embed, side * cell, layers, width, patch, context, words, text, text // 64, blocks("transformer.resblocks.")
 
 

@@ -1,7 +1,7 @@
 """Tokenizers of all libraries under one face.
 
 tokenizer(text) -> ids from BOS to EOS, not padded; tokenizer.pieces(ids) -> as many strings, a space behind the end of a word.
-Joined, the pieces are what was read: a letter whose bytes are spread over several tokens stands in the last one's piece.
+Joined, the pieces are what was read: a letter whose bytes are spread over several tokens stands in the last piece.
 A mark such as "<|endoftext|>" that stands in a text is read as any other letters: it ends nothing.
 `before`: tokens in front of the first word (BOS, or none); `pad`: the id that fills texts up, None where nobody sees it.
 """
@@ -47,7 +47,8 @@ class BPE:
         tokens = [_bpe().decoder[i] for i in ids]
         marks = _bpe().decoder[49406], _bpe().decoder[49407]
         ends = [token.endswith("</w>") for token in tokens]
-        letters = _letters((_raw(token.removesuffix("</w>")), end or token in marks) for token, end in zip(tokens, ends))
+        last = [end or token in marks for token, end in zip(tokens, ends)]
+        letters = _letters((_raw(token.removesuffix("</w>")), end) for token, end in zip(tokens, last))
         return [letter + " " * end for letter, end in zip(letters, ends)]
 
 
@@ -65,7 +66,7 @@ class Pretrained:
         learnt = vocabulary.keys() - special - self._added
         if not any(letter.isalnum() for token in learnt for letter in token):
             raise ValueError(f"its vocabulary is missing: it holds {len(vocabulary)} tokens and no word")
-        self._closed = any(token.endswith("</w>") for token in learnt)  # CLIP's kind: the mark is on a word's last piece
+        self._closed = any(token.endswith("</w>") for token in learnt)  # CLIP's kind: a mark on a word's last piece
         self._mark = next((m for m in "▁Ġ" if any(token.startswith(m) for token in learnt)), None)  # on its first
         self._swap = {} if sep is None else {tokenizer.sep_token_id: sep}
         self.pad = tokenizer.pad_token_id if sep is None else sep
@@ -79,7 +80,7 @@ class Pretrained:
             ids = t(text, split_special_tokens=True)["input_ids"]
         if found := marks.intersection(ids[self.before : -1]):  # or what it makes of letters that it does not know
             mark = t.convert_ids_to_tokens(min(found))
-            raise ValueError(f"{text[:60]!r} is read with the mark {mark} in its middle, as if it ended there; change the text")
+            raise ValueError(f"{text[:60]!r} is read with the mark {mark} inside, as if it ended there; change it")
         return [self._swap.get(i, i) for i in ids]
 
     def pieces(self, ids: list[int]) -> list[str]:
@@ -88,8 +89,8 @@ class Pretrained:
         if self._closed:
             ends = [t in whole or t.endswith("</w>") for t in tokens]
         else:
-            begins = [t.startswith(self._mark) if self._mark else not t.startswith("##") for t in tokens]
-            ends = [t in whole or after or other in whole for t, after, other in zip(tokens, [*begins[1:], True], [*tokens[1:], ""])]
+            opens = [t in whole or (t.startswith(self._mark) if self._mark else not t.startswith("##")) for t in tokens]
+            ends = [t in whole or after for t, after in zip(tokens, [*opens[1:], True])]
         letters = _letters((t.encode() if t in whole else self._bytes(t), end) for t, end in zip(tokens, ends))
         return [letter + " " * (end and t not in self._special) for letter, t, end in zip(letters, tokens, ends)]
 

@@ -79,7 +79,7 @@ class State(NamedTuple):
 class Block:
     """One pre-LayerNorm transformer block: x + attention(norm1(x)), then + mlp(norm2(.)).
 
-    `query`, `key`, `value` give (weight, bias), read from the model at every use: somebody may have replaced a parameter.
+    `query`, `key`, `value` give (weight, bias), read from the model at every use: a parameter may have been replaced.
     `out`, `mlp` and the norms are the library's own modules.
     """
 

@@ -12,7 +12,7 @@ def square(size: int | Sequence[int]) -> int:
     """A side's length, which a library may give as (height, width); ValueError where it is not a square."""
     sides = {int(n) for n in size} if isinstance(size, Sequence) else {int(size)}
     if len(sides) != 1 or min(sides) < 1:
-        raise ValueError(f"the model takes pictures, or cuts patches, of size {size!r}; nibkit knows squares of 1 pixel or more")
+        raise ValueError(f"the model takes pictures, or cuts patches, of {size!r} pixels; nibkit knows squares")
     return sides.pop()
 
 
@@ -22,8 +22,8 @@ class Transform:
 
     fit: how it makes pictures square: "shortest" scales the short side and cuts the middle, "longest" scales the long side
     and pads, "squash" scales both, "none" cuts the middle without scaling. mean, std: of R, G, B, for values in [0, 1].
-    share: how many rows and columns of the scaled square are kept, the crop's size by the resize's; above 1 they are padded. For
-    "none", the crop's size itself.
+    share: how many rows and columns of the scaled square are kept, the crop's size by the resize's; above 1 they are
+    padded. For "none", the crop's size itself.
     """
 
     apply: Callable[[Image.Image], Tensor]
@@ -46,7 +46,8 @@ class Transform:
         array([[2, 3],
                [6, 7]])
         """
-        ends = {"shortest": (min(mask.shape),) * 2, "longest": (max(mask.shape),) * 2, "squash": mask.shape, "none": (1, 1)}
+        short, long = min(mask.shape), max(mask.shape)
+        ends = {"shortest": (short, short), "longest": (long, long), "squash": mask.shape, "none": (1, 1)}
         for axis, (whole, share) in enumerate(zip(ends[self.fit], self.share)):
             have, want = mask.shape[axis], max(1, round(whole * share))
             before = abs(have - want) // 2

@@ -23,7 +23,7 @@ from .transform import Transform, square
 def _projections(a) -> list:
     linear = [a.q_proj, a.k_proj, a.v_proj]
     if odd := [p for p in linear if not isinstance(p, torch.nn.Linear)]:
-        raise ValueError(f"a projection of its attention is a {type(odd[0]).__name__}, not a linear layer; merge an adapter first")
+        raise ValueError(f"an attention projection is a {type(odd[0]).__name__}, no linear layer; merge adapters first")
     return [functools.partial(lambda p: (p.weight, p.bias), p) for p in linear]
 
 
@@ -158,7 +158,7 @@ def matches(name: str, path: Path) -> bool:
 
 
 def of_name(name: str, pretrained: bool):
-    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label). No code that it names is run."""
+    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label); its code is not run."""
     source = name.removeprefix("hf:")
     try:
         import transformers
@@ -175,7 +175,8 @@ def of_name(name: str, pretrained: bool):
     if config.get("model_type") not in CLASSES:
         known = ", ".join(f"{kind} ({name})" for kind, name in CLASSES.items())
         code = "; code of its own, which it names, is not run" if "auto_map" in config else ""
-        raise ValueError(f"hf:{source} is a {config.get('model_type')!r} model; nibkit knows those of type {known}{code}")
+        kind = repr(config.get("model_type"))
+        raise ValueError(f"hf:{source} is a {kind} model; nibkit knows those of type {known}{code}")
     kind = getattr(transformers, CLASSES[config["model_type"]])
     config = kind.config_class.from_pretrained(folder, local_files_only=True)
     model = _filled(kind, config, folder) if pretrained else kind(config)
@@ -219,7 +220,7 @@ def _filled(kind, config, folder: Path):
     files = shards(folder)
     if not files:
         raise FileNotFoundError(
-            f"{folder} has a config.json and no weights; it needs model.safetensors, as model.save_pretrained(FOLDER) leaves it"
+            f"{folder} has a config.json and no weights; it needs model.safetensors, as model.save_pretrained leaves it"
         )
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in kind(config).state_dict().items()}
@@ -231,29 +232,33 @@ def _filled(kind, config, folder: Path):
 
 
 def _transform(transformers, folder: Path, model) -> Transform:
-    """The folder's processor, or the library's own for such a model; ValueError for one whose pixels the model cannot take."""
-    tower, kind = towers(model)[0], model.config.model_type
+    """The folder's processor, or the library's own for such a model; ValueError for one that the model does not fit."""
+    tower, kind, vision = towers(model)[0], model.config.model_type, model.config.vision_config
     if (folder / "preprocessor_config.json").is_file() or _nested(folder / "processor_config.json"):
         try:
             offline = {"local_files_only": True, "trust_remote_code": False}
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **offline)
         except Exception as error:
-            raise ValueError(f"the image processor of {folder} cannot be loaded: {' '.join(str(error).split())[:300]}") from error
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"the image processor of {folder} cannot be loaded: {why}") from error
     elif kind == "siglip2":
-        processor = transformers.Siglip2ImageProcessor(patch_size=tower.patch, max_num_patches=model.config.vision_config.num_patches)
+        processor = transformers.Siglip2ImageProcessor(patch_size=tower.patch, max_num_patches=vision.num_patches)
     else:
         square = {"height": tower.size, "width": tower.size}
-        options = {"size": {"shortest_edge": tower.size}, "crop_size": square} if kind == "clip" else {"size": square}
-        processor = (transformers.CLIPImageProcessor if kind == "clip" else transformers.SiglipImageProcessor)(**options)
+        sides = {"size": {"shortest_edge": tower.size}, "crop_size": square} if kind == "clip" else {"size": square}
+        processor = getattr(transformers, "CLIPImageProcessor" if kind == "clip" else "SiglipImageProcessor")(**sides)
     naflex = hasattr(processor, "max_num_patches")
-    if naflex != (kind == "siglip2" and not hasattr(model.config.vision_config, "image_size")):
-        raise ValueError(f"{folder} has a {type(processor).__name__}, whose pixels a {type(model).__name__} does not take")
-    if naflex and processor.max_num_patches != model.config.vision_config.num_patches:
+    if naflex != (kind == "siglip2" and not hasattr(vision, "image_size")):
+        made, wants = type(processor).__name__, type(model).__name__
+        raise ValueError(f"the image processor of {folder} is a {made}, whose pixels a {wants} does not take")
+    if naflex and processor.max_num_patches != vision.num_patches:
         raise ValueError(
-            f"the image processor of {folder} makes up to {processor.max_num_patches} patches; nibkit cuts the model on its own "
-            f"grid of {model.config.vision_config.num_patches}: set max_num_patches to that"
+            f"the image processor of {folder} makes up to {processor.max_num_patches} patches; nibkit cuts the model "
+            f"on its own grid of {vision.num_patches}: set max_num_patches to that"
         )
-    apply = functools.partial(_of_patches, processor, tower.grid[0]) if naflex else functools.partial(_of_processor, processor)
+    apply = functools.partial(_of_processor, processor)
+    if naflex:
+        apply = functools.partial(_of_patches, processor, tower.grid[0])
     transform = Transform(apply, *_geometry(processor, tower.size, naflex, folder))
     _probe(transform, tower.size, folder)
     return transform
@@ -268,7 +273,7 @@ def _of_processor(processor, image: Image.Image) -> Tensor:
 
 
 def _of_patches(processor, side: int, image: Image.Image) -> Tensor:
-    """The pixels of NaFlex' patches; a picture that is not square is scaled to the square grid of the fixed-size SigLIP 2 first."""
+    """The pixels of NaFlex' patches; a picture that is not square is scaled to the square grid first, as SigLIP 2's."""
     p = processor.patch_size
     if image.width != image.height:
         image = image.resize((side * p, side * p), processor.resample)
@@ -281,14 +286,15 @@ def _geometry(processor, out: int, naflex: bool, folder: Path) -> tuple:
     has = processor.to_dict()
     unit = 255 * has.get("rescale_factor", 1 / 255) if has.get("do_rescale", True) else 255
     normal = has.get("do_normalize", True)
-    mean, std = (np.broadcast_to(has[k] if normal else n, 3) / unit for k, n in (("image_mean", 0.0), ("image_std", 1.0)))
+    numbers = (has["image_mean"], has["image_std"]) if normal else (0.0, 1.0)
+    mean, std = (np.broadcast_to(number, 3) / unit for number in numbers)
     if naflex:
         return "squash", mean, std
     size = {k: v for k, v in dict(has.get("size") or {}).items() if v}
     crop = {k: v for k, v in dict(has.get("crop_size") or {}).items() if v} if has.get("do_center_crop") else None
     if has.get("do_pad") or (has.get("do_resize") and set(size) not in ({"shortest_edge"}, {"height", "width"})):
         what = "padding" if has.get("do_pad") else f"size {size}"
-        raise ValueError(f"the image processor of {folder} has {what}; nibkit follows a shortest_edge, or a height and a width")
+        raise ValueError(f"the image processor of {folder} has {what}; nibkit knows shortest_edge, or height and width")
     kept = (crop["height"], crop["width"]) if crop else (out, out)
     if not has.get("do_resize"):
         return "none", mean, std, kept
@@ -312,9 +318,10 @@ def _tokenizer(transformers, folder: Path, config):
     if not any((folder / name).exists() for name in names):
         if config.model_type == "clip" and config.text_config.vocab_size == 49408:
             return BPE()
-        return Missing(f"{folder} has no tokenizer files; put the model's tokenizer.json and tokenizer_config.json there")
+        return Missing(f"{folder} has no tokenizer files; put its tokenizer.json and tokenizer_config.json there")
     try:
-        return Pretrained(transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+        offline = {"local_files_only": True, "trust_remote_code": False}
+        return Pretrained(transformers.AutoTokenizer.from_pretrained(folder, **offline))
     except Exception as error:
         why = " ".join(str(error).split())[:300] or type(error).__name__
         why = "it names code of its own, which is not run" if "trust_remote_code" in why else why
