@@ -1,8 +1,10 @@
 """Checkpoints as people have them: the right model, or a sentence with the file's name. Nothing silent."""
 
 import json
+import socket
 import struct
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
@@ -365,3 +367,22 @@ def test_weights_that_are_not_finite_are_refused(value, openai, hf, tmp_path):
             torch.save(state, tmp_path / "x.pt")
         with pytest.raises(ValueError, match=f"holds weights that are not finite, in 1 tensors: {name}"):
             nibkit.load(tmp_path if folder else f"openai:{tmp_path}/x.pt", device="cpu")
+
+
+def test_a_model_in_the_hubs_cache_needs_no_network(hf, tmp_path, monkeypatch):
+    snapshot = tmp_path / "models--some--clip" / "snapshots" / ("0" * 40)
+    hf.save_pretrained(snapshot)
+    (tmp_path / "models--some--clip" / "refs").mkdir()
+    (tmp_path / "models--some--clip" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("the network is asked"))
+    clip = nibkit.load("hf:some/clip", device="cpu")
+    same(clip, hf)
+    assert clip.name == "some/clip"
+
+
+def test_widths_without_whole_heads_are_refused(tmp_path):
+    state = state_of(CLIP(32, 64, 1, 96, 16, 77, 49408, 96, 1, 1))
+    torch.save(state, tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=r"x\.pt is 96 and 96 channels wide, no whole number of heads of 64 channels"):
+        nibkit.load(f"openai:{tmp_path}/x.pt", device="cpu")

@@ -17,7 +17,7 @@ from ..checks import one_of
 from ..data.pictures import upright_rgb
 from . import open_clip, openai, transformers
 from .files import said
-from .inputs import check_ids, check_pixels
+from .inputs import check_ids, check_model, check_pixels, check_sizes
 from .modes import plain, same_storage, seeded, unwrapped, view
 from .towers import ImageTower, Layer, TextTower
 
@@ -72,17 +72,9 @@ class Clip:
         for a model of another kind or size, or with weights that are neither float32 nor float64.
         """
         inner = unwrapped(model)
-        if not isinstance(inner, type(self.model)):
-            kind = type(self.model).__name__
-            raise ValueError(f"a {type(inner).__name__} is no {kind}, which {self.name} is; load one of its kind")
-        if {p.dtype for p in inner.parameters()} not in ({torch.float32}, {torch.float64}):
-            kinds = ", ".join(sorted({str(p.dtype) for p in inner.parameters()}))
-            raise ValueError(f"the model's weights are {kinds}; give model.float(), or dtype='bfloat16' with it")
+        check_model(self, inner)
         clip = self._with(view(inner), next(inner.parameters()).device, _dtype(dtype or self.dtype))
-        sizes = [(c.image.size, c.image.grid, len(c.text.embedding), c.text.context) for c in (self, clip)]
-        if sizes[0] != sizes[1]:
-            what = "(pixels, grid, vocabulary, context)"
-            raise ValueError(f"the model takes {what} {sizes[1]}, {self.name} {sizes[0]}; load one like it")
+        check_sizes(self, clip)
         clip._theirs = inner
         return clip
 
@@ -261,13 +253,15 @@ def load(
     name: "scenes" (bundled); a model of OpenAI's `clip` package, ViT or ResNet, such as "ViT-B/32";
         "open_clip:ARCH/TAG" or "open_clip:ARCH/FILE", such as "open_clip:ViT-B-32/laion2b_s34b_b79k"; "hf:NAME" or a
         `save_pretrained` folder (CLIPModel, SiglipModel, Siglip2Model); a folder with open_clip_config.json; a checkpoint
-        file in OpenAI's format (open_clip's files have the same key names and another activation: name their ARCH).
+        file in OpenAI's format and of one of its widths, or "openai:FILE" for one of any width that OpenAI's code made
+        (open_clip's files have the same key names, another activation and other heads: name their ARCH).
     device: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "mps", ...
     pretrained: False gives a name, or the folder's configuration, its true architecture with seeded random weights.
     dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32", "bfloat16"
         or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything, not on MPS.
-    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work: ValueError for
-    an unknown name or a file that is not weights alone, OSError for weights that are not to be had.
+    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work, with the
+    name: ValueError for an unknown name, and for a file or folder that does not hold just the model's weights, holds
+    some that are not finite, or would run code; OSError for weights that are not to be had.
 
     >>> load("scenes", device="cpu")
     Clip(scenes: image 224x224, 7x7 patches, 12 blocks of 128; text 12 blocks of 128; on cpu)

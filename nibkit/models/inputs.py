@@ -1,4 +1,4 @@
-"""Whether pixels and ids are what a model takes, before work starts."""
+"""Whether pixels and ids, and another model, are what a Clip takes, before work starts."""
 
 import torch
 from torch import Tensor
@@ -44,3 +44,22 @@ def _check_device(clip, what: str, tensor: Tensor) -> None:
     if tensor.device != clip.device:
         there = str(clip.device)
         raise ValueError(f"{what} on {tensor.device}, model on {there}; move one of them: .to({there!r})")
+
+
+def check_model(clip, model: torch.nn.Module) -> None:
+    """Raise a ValueError with a sentence where a model is of another kind than the Clip's, or not in single precision."""
+    kind = type(clip.model)
+    if not isinstance(model, kind):
+        raise ValueError(f"a {type(model).__name__} is no {kind.__name__}, which {clip.name} is; load one of its kind")
+    kinds = {p.dtype for p in model.parameters()}
+    if kinds not in ({torch.float32}, {torch.float64}):
+        found = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(f"the model's weights are {found}; give model.float(), or dtype='bfloat16' with it")
+
+
+def check_sizes(clip, other) -> None:
+    """Raise a ValueError with a sentence where another Clip does not take the same pixels and ids."""
+    ours, theirs = ((c.image.size, c.image.grid, len(c.text.embedding), c.text.context) for c in (clip, other))
+    if ours != theirs:
+        what = "(pixels, grid, vocabulary, context)"
+        raise ValueError(f"the model takes {what} {theirs}, {clip.name} {ours}; load one like it")

@@ -209,6 +209,9 @@ def of_file(path: Path, stated: bool = False):
             f"tell the number of attention heads; name its architecture, nibkit.load('open_clip:ARCH/{path}'), or, if "
             f"OpenAI's code made it, with heads of 64 channels, nibkit.load('openai:{path}')"
         )
+    widths = shape[3] * (1 if isinstance(shape[2], int) else 32), shape[7]
+    if any(width < 64 or width % 64 for width in widths):
+        raise ValueError(f"{path} is {widths[0]} and {widths[1]} channels wide, no whole number of heads of 64 channels")
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in CLIP(*shape).state_dict().items()}
     spare = ("input_resolution", "context_length", "vocab_size")  # an archive's numbers
