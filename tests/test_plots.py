@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -59,3 +60,19 @@ def test_a_theme_ends_where_it_is_asked_to():
     with plots.themed():
         assert plt.rcParams["axes.grid"] and plt.rcParams["savefig.dpi"] == 110
     assert dict(plt.rcParams) == before
+
+
+def test_letters_that_no_font_has_are_named(monkeypatch):
+    """DejaVu has é and no 猫; matplotlib says nothing of a missing glyph, for none is drawn."""
+    monkeypatch.setattr(plots, "FONTS", ["DejaVu Sans"])
+    plots._fonts.cache_clear()
+    try:
+        assert [plots.spelt(word) for word in ("café", "猫", "a猫b", "")] == ["café", "U+732B", "aU+732Bb", ""]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure, ax = plt.subplots()
+            plots.text(ax, [("café", 0.5), ("猫", -0.5)])
+            figure.canvas.draw()
+        assert [t.get_text() for t in ax.texts][::2] == ["café", "U+732B"]
+    finally:
+        plots._fonts.cache_clear()

@@ -8,9 +8,8 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 
-import torch
-
 from ..checks import PROTOCOLS, one_of, whole
+from ..models.modes import plain, recordable
 from ..models.sharing import shared, timed
 from ..models.towers import bytes_of
 
@@ -70,7 +69,9 @@ def method(
                     said = f"{name} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}"
                     raise ValueError(f"{said}; {free} do without")
             clip.check(pixels, ids)
-            with torch.enable_grad(), shared(), timed() as clock:  # gradients, whatever the caller has switched off
+            with plain(grad=True), shared(), timed() as clock:
+                if pixels.is_inference() or any(i.is_inference() for i in ids):
+                    pixels, ids = recordable(pixels), [recordable(i) for i in ids]
                 result = function(clip, pixels, ids, **options)
             result.info["seconds"] = clock.seconds / len(pixels)
             return result

@@ -4,7 +4,6 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import whole
+from .modes import plain
 from .sharing import once, shared
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
 Layer = int | tuple[int, int] | None  # of both towers, of (image, text), or each tower's default
+Projection = Callable[[], tuple[Tensor, Tensor | None]]  # -> weight, bias
 
 
 def norm(module: torch.nn.Module) -> Callable:
@@ -25,6 +26,11 @@ def norm(module: torch.nn.Module) -> Callable:
     if not isinstance(module, torch.nn.LayerNorm):  # an Identity where a model has none
         return module
     return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
+
+
+def parts(n: int, joint: Projection) -> list[Projection]:
+    """The n projections that a library keeps one below the other in a joint weight and bias."""
+    return [lambda k=k: tuple(None if x is None else x.chunk(n)[k] for x in joint()) for k in range(n)]
 
 
 UNITS = {"MB": 10**6, "GB": 10**9}
@@ -73,20 +79,21 @@ class State(NamedTuple):
 class Block:
     """One pre-LayerNorm transformer block: x + attention(norm1(x)), then + mlp(norm2(.)).
 
-    `query`, `key`, `value` are (weight, bias) pairs; `out`, `mlp` and the norms are the library's own modules.
+    `query`, `key`, `value` give (weight, bias), read from the model at every use: a parameter may have been replaced.
+    `out`, `mlp` and the norms are the library's own modules.
     """
 
     heads: int
     norm1: Callable
-    query: tuple[Tensor, Tensor]
-    key: tuple[Tensor, Tensor]
-    value: tuple[Tensor, Tensor]
+    query: Projection
+    key: Projection
+    value: Projection
     out: Callable
     norm2: Callable
     mlp: Callable
 
-    def _heads(self, x: Tensor, projection) -> Tensor:
-        return F.linear(x, *projection).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
+    def _heads(self, x: Tensor, projection: Projection) -> Tensor:
+        return F.linear(x, *projection()).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
 
     def _queries(self, h: Tensor) -> Tensor:
         return self._heads(h, self.query)
@@ -130,7 +137,7 @@ class Block:
         """Cosine of one row's query with every key, the heads side by side: (B, T)."""
         h, here = self.norm1(x), torch.arange(len(x), device=x.device)
         query = self._queries(h)[here, :, row].flatten(1)
-        return F.cosine_similarity(query[:, None], F.linear(h, *self.key), dim=-1)
+        return F.cosine_similarity(query[:, None], F.linear(h, *self.key()), dim=-1)
 
 
 @dataclass
@@ -140,10 +147,10 @@ class Pool(Block):
     It puts out one row, (B, 1, C): there is one row of attention, and no way around it (no residual connection).
     """
 
-    probe: Tensor  # (C,)
+    probe: Callable[[], Tensor]  # (C,), read at every use
 
     def _queries(self, h: Tensor) -> Tensor:
-        return self._heads(self.probe.expand(len(h), 1, -1), self.query)
+        return self._heads(self.probe().expand(len(h), 1, -1), self.query)
 
     def _join(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.out(attended.transpose(1, 2).flatten(2))
@@ -194,7 +201,7 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
-    forward_only: Callable = contextlib.nullcontext  # opens a pass that nobody differentiates: half precision, if wanted
+    forward_only: Callable = staticmethod(plain)  # opens a pass that nobody differentiates: half precision, if wanted
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
@@ -285,8 +292,9 @@ class Tower:
 
         Of a tower that runs in half precision too, it is float32: cosines lie close together.
         """
-        state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
-        embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
+        with plain():
+            state = self.run(state, self.check_layer(layer), len(self.blocks) - 1)
+            embedding = self.head(self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state)))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def embed_rows(self, rows: State) -> Tensor:
