@@ -51,3 +51,12 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of: {', '.join(allowed)}")
     return value
+
+
+def printable(text: object) -> str:
+    """A text as files and screens can hold it: half of a sign of two halves, or a byte in a file's name, is spelt out.
+
+    >>> printable("a cat \ud83d")
+    'a cat \\\\ud83d'
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
