@@ -479,6 +479,35 @@ def test_a_picture_that_cannot_be_used_says_why(tmp_path, make, message):
         pictures.read(tmp_path / "p.png")
 
 
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(rows.csv) (w) file closefile\nshowpage\n"
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch, scenes):
+    """Whatever its name: Pillow hands EPS to Ghostscript, which writes files. Nor where a caller opened it by hand."""
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("Ghostscript runs"))
+    (tmp_path / "a.jpg").write_bytes(EPS)
+    by_hand = Image.open(tmp_path / "a.jpg")
+    assert by_hand.format == "EPS"
+    (tmp_path / "a.csv").write_text("image,text,mask\na.jpg,a cat,a.jpg\n")
+    pair = data.load(tmp_path / "a.csv")[0]
+    for read in (lambda: pair.image, lambda: pair.masks, lambda: pictures.read(EPS, "a.jpg"), lambda: scenes.preprocess(by_hand)):
+        with pytest.raises(data.DataError, match="none of the formats JPEG, MPO, PNG"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "PPM", "JPEG2000"])
+def test_a_picture_of_each_format_that_is_read(tmp_path, name):
+    Image.new("RGB", (20, 10), (250, 0, 0)).save(tmp_path / "a.file", name)
+    image = pictures.read(tmp_path / "a.file")
+    assert image.size == (20, 10) and image.getpixel((5, 5))[0] > 240 and max(image.getpixel((5, 5))[1:]) < 20
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_pixels(scenes, size):
+    with pytest.raises(data.DataError, match=f"the picture is {size[0]} x {size[1]}: it has no pixels"):
+        scenes.preprocess(Image.new("RGB", size))
+
+
 def test_a_picture_cut_short(tmp_path):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     noise.save(tmp_path / "p.jpg")

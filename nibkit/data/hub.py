@@ -90,7 +90,7 @@ def archives(paths: list[Path], called: str) -> PairDataset:
     """
     datasets, where = _library(), printable(paths[0])
     try:
-        rows = datasets.load_dataset("webdataset", data_files={"all": [str(path) for path in paths]}, split="all")
+        rows = datasets.load_dataset("webdataset", data_files={"train": [str(path) for path in paths]}, split="train")
     except Exception as error:  # as above
         raise DataError(f"{where} cannot be read as a WebDataset archive ({_reason(error)})") from error
     image = next((name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)), None)
@@ -98,7 +98,8 @@ def archives(paths: list[Path], called: str) -> PairDataset:
     inside = next((f"json.{key}" for key in TEXT if isinstance(said, dict) and key in said), None)
     text = next((name for name in ("txt", "text", "caption") if name in rows.features), inside)
     if not image or not text:
-        raise DataError(f"{where} holds no {'captions (.txt, or .json with one)' if image else 'pictures'}: {', '.join(rows.features)}")
+        what = "captions (.txt, or .json with one)" if image else "pictures"
+        raise DataError(f"{where} holds no {what}, only {', '.join(name for name in rows.features if not name.startswith('__'))}")
     return PairDataset(called, _pairs(rows, image, [text], called, where))
 
 
