@@ -2,6 +2,7 @@
 
 import math
 import operator
+import re
 from collections.abc import Collection
 from numbers import Real
 
@@ -53,10 +54,23 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     return value
 
 
-def printable(text: object) -> str:
-    """A text as files and screens can hold it: half of a sign of two halves, or a byte in a file's name, is spelt out.
+def in_a_row(what: str, name: object) -> str:
+    """A name that a row of a table can hold, as a string: without line breaks, and without halves of signs.
 
-    >>> printable("a cat \ud83d")
+    >>> in_a_row("pair", "a\\nb")
+    Traceback (most recent call last):
+    ValueError: the name of a pair, 'a\\nb', holds a line break or half of a sign; give it another
+    """
+    if re.search("[\r\n\ud800-\udfff]", found := str(name)):
+        raise ValueError(f"the name of a {what}, {found!r}, holds a line break or half of a sign; give it another")
+    return found
+
+
+def one_line(text: object) -> str:
+    """A text as a row of a table or a screen can hold it: without line breaks, and what no file can hold spelt out (half of an
+    emoji, a byte of a file's name).
+
+    >>> one_line("a cat\\n \\ud83d")
     'a cat \\\\ud83d'
     """
-    return str(text).encode("utf-8", "backslashreplace").decode("utf-8")
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split())

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from ..checks import one_line
 from ..methods import METHODS
 from ..metrics.confidence import HIGHER_IS_BETTER, confidence
 from ..models.sharing import once, shared
@@ -73,7 +74,7 @@ def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
 
 def prepare(clip, dataset: str, pair) -> Item:
     """A pair as methods take it; what cannot be read or tokenized becomes a row with its reason in `error`."""
-    row = {"dataset": dataset, "pair": str(pair.id), "text": line(pair.text)}
+    row = {"dataset": dataset, "pair": str(pair.id), "text": one_line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
@@ -100,9 +101,4 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
 
 
 def _failed(error: Exception) -> dict:
-    return {"error": line(f"{type(error).__name__}: {error}")}
-
-
-def line(text: object) -> str:
-    """A text without line breaks, so that a row of the table is one line."""
-    return " ".join(str(text).split())
+    return {"error": one_line(f"{type(error).__name__}: {error}")}

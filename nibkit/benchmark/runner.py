@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..checks import PROTOCOLS, one_of, whole
+from ..checks import PROTOCOLS, in_a_row, one_line, one_of, whole
 from ..data import PairDataset
 from ..methods import METHODS
 from ..models import checksum
 from ..paths import replace
-from .batch import CONFIDENCE, COST, Job, Measure, line, ready, work
+from .batch import CONFIDENCE, COST, Job, Measure, ready, work
 from .cluster import distributed
-from .resume import resume, write
+from .resume import owned, resume, write
 
 
 def run(
@@ -40,7 +40,8 @@ def run(
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
         rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
-        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused.
+        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused, and so is a file
+        that another run is writing (OUT.lock says so while it does).
 
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
@@ -61,18 +62,17 @@ def run(
     if isinstance(dataset, PairDataset):
         dataset = dataset[: n_pairs or None].resolve(clip, protocol)
     pairs = range(min(n_pairs, len(dataset)) if n_pairs else len(dataset))
-    order = [(str(dataset[k].id), label) for k in pairs for label in plan]
+    name, plan = in_a_row("dataset", getattr(dataset, "name", "custom")), {in_a_row("method", k): how for k, how in plan.items()}
+    order = [(in_a_row("pair", dataset[k].id), label) for k in pairs for label in plan]
     if len(set(order)) < len(order):
         raise ValueError("two pairs of the dataset have the same id; rows could not be told apart: give each its own")
-    name = getattr(dataset, "name", "custom")
     if not pairs:
         raise ValueError(f"the dataset {name} has no pairs")
 
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(out or Path(scratch) / "rows.csv")
+    with tempfile.TemporaryDirectory() as scratch, owned(Path(out or Path(scratch) / "rows.csv")) as file:
         model = f"{clip.label}, weights {checksum(clip)}"
         settings = {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan}
-        done = resume(file, columns, settings, order, {str(dataset[k].id): line(dataset[k].text) for k in pairs})
+        done = resume(file, columns, settings, order, {str(dataset[k].id): one_line(dataset[k].text) for k in pairs})
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
             chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from ..checks import printable
+from ..checks import one_line
 from ..paths import WAIT
 from . import pictures
 from .lists import TEXT
@@ -88,7 +88,7 @@ def archives(paths: list[Path], called: str) -> PairDataset:
 
     DataError where they are not to be read, or their first five pairs do not have the same parts.
     """
-    datasets, where = _library(), printable(paths[0])
+    datasets, where = _library(), one_line(paths[0])
     try:
         rows = datasets.load_dataset("webdataset", data_files={"train": [str(path) for path in paths]}, split="train")
     except Exception as error:  # as above

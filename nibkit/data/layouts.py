@@ -6,7 +6,7 @@ import itertools
 from collections import defaultdict
 from pathlib import Path
 
-from ..checks import printable
+from ..checks import one_line
 from . import entries, hub, lists, pictures
 from .pairs import DataError, Pair, PairDataset
 
@@ -45,20 +45,15 @@ def read(path: Path, name: str | None = None) -> PairDataset:
         if found := [path / file for file in LISTS if (path / file).exists()]:
             return read(found[0], name)
         if tars := sorted(path.glob("*.tar")):
-            return hub.archives(tars, name or _plain(path.resolve().name))
+            return hub.archives(tars, name or one_line(path.resolve().name))
         raise DataError(f"{path} holds none of {', '.join(LISTS)}, words.txt, *.tar: it is not a dataset; {_instead(path)}")
     if path.suffix.lower() == ".tar":
-        return hub.archives([path], name or _plain(path.stem))
+        return hub.archives([path], name or one_line(path.stem))
     called, found = lists.read(path)
     named = path.resolve().parent.name if path.name in LISTS else path.stem
-    stem = _plain(NAMES.get(path.name, called or named))
+    stem = one_line(NAMES.get(path.name, called or named))
     pairs = [entries.pair(path, where, entry) for where, entry in (_grouped(found) if path.name in SEVERAL else found)]
     return PairDataset(name or stem, [Pair(id=f"{stem}/{i:04d}", **pair) for i, pair in enumerate(pairs)])
-
-
-def _plain(name: str) -> str:
-    """A name for ids and rows: in one line, and of letters that a file can hold, which names on disk need not be."""
-    return " ".join(printable(name).split())
 
 
 def _grouped(found: lists.Entries) -> lists.Entries:
@@ -119,7 +114,7 @@ def _tiny_imagenet(folder: Path) -> list[Pair]:
         raise DataError(f"{folder / 'words.txt'} has no line for {unknown[0]}, a class of val; take the archive's own words.txt")
     chosen = [(path, wnid) for wnid in sorted(classes) for path in sorted(classes[wnid])[:PER_CLASS]]
     return [
-        Pair(f"tiny-imagenet/{_plain(path.stem)}", f"a photo of a {words[wnid]}", functools.partial(pictures.read, path))
+        Pair(f"tiny-imagenet/{one_line(path.stem)}", f"a photo of a {words[wnid]}", functools.partial(pictures.read, path))
         for path, wnid in chosen
     ]
 

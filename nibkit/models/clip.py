@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import functools
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -133,6 +134,8 @@ class Clip:
         texts = [texts] if isinstance(texts, str) else list(texts)
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
+        if halves := [text for text in texts if re.search("[\ud800-\udfff]", text)]:
+            raise ValueError(f"{halves[0][:60]!r} holds half of a sign (a lone surrogate, such as half an emoji): take it out")
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
         for text, i in zip(texts, ids):
             if len(i) > self.text.context:
