@@ -6,6 +6,9 @@ import re
 from collections.abc import Collection
 from numbers import Real
 
+# How nibkit says no, always in a sentence: bad input (data.DataError among it), files or weights that are not to be had, an extra
+# that is not installed. The command line, the panel and the fuzz test know these, and take anything else for a fault of nibkit's.
+ERRORS = (ValueError, OSError, ImportError)
 PROTOCOLS = ("paper", "corrected")  # as the authors' code computes, and as the paper defines
 
 
