@@ -21,7 +21,10 @@ def nothing_runs(monkeypatch):
         ("--only 01 -p sweep [-1]", "-p sweep [-1]: layer=-1 is not in"),
         ("--only 05 -p chosen 1.5", "chosen='1.5' is not of type int"),
         ("--only 02 -p picture nowhere.jpg", "nowhere.jpg cannot be read as a picture: No such file"),
-        ("--only 02 -p picture 02_single_example.ipynb", "02_single_example.ipynb cannot be read as a picture: it is in none of"),
+        (
+            "--only 02 -p picture 02_single_example.ipynb",
+            "02_single_example.ipynb cannot be read as a picture: it is in none of",
+        ),
         ("--only 03 -p dataset nowhere.csv", "dataset 'nowhere.csv' is not known; there are scenes-objects"),
         ("--only 08 -p pairs ../data", "data holds none of captions.csv"),
         ("--only 12 -p masked nowhere.csv", "-p masked nowhere.csv: dataset 'nowhere.csv' is not known"),
@@ -44,8 +47,23 @@ def test_good_values_pass_and_paths_are_read_from_the_notebook(tmp_path, monkeyp
     (tmp_path / "notebooks").mkdir()
     Image.new("RGB", (9, 9)).save(tmp_path / "notebooks/a.png")
     (tmp_path / "notebooks/a.csv").write_text("image,text\na.png,a cat\n")
-    settings = {"model": "scenes", "picture": "a.png", "pairs": "", "dataset": "a.csv", "masked": "scenes-captions", "layer": 11}
-    settings |= {"layers": [0, 11], "methods": ["nib"], "protocol": "paper", "steps": 1, "n_pairs": 0, "seed": -1, "rule": "exact"}
+    settings = {
+        "model": "scenes",
+        "picture": "a.png",
+        "pairs": "",
+        "dataset": "a.csv",
+        "masked": "scenes-captions",
+        "layer": 11,
+    }
+    settings |= {
+        "layers": [0, 11],
+        "methods": ["nib"],
+        "protocol": "paper",
+        "steps": 1,
+        "n_pairs": 0,
+        "seed": -1,
+        "rule": "exact",
+    }
     run = Run("a", tmp_path / "notebooks/01_a.ipynb", settings, settings)
     early.check([run], settings)
     asked = []

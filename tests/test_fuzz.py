@@ -1,5 +1,5 @@
-"""Whatever people bring ends in a result, or in an error that nibkit itself raises with a sentence: lists, pictures, captions
-and checkpoints of all kinds, made by Hypothesis.
+"""Whatever people bring ends in a result, or in an error that nibkit itself raises with a sentence: lists, pictures,
+captions and checkpoints of all kinds, made by Hypothesis.
 
 The same examples every time, a minute of them; NIBKIT_FUZZ=5000 tries as many new ones of each kind.
 """
@@ -32,8 +32,15 @@ MANY = int(os.environ.get("NIBKIT_FUZZ", 0))
 
 
 def examples(n):
-    checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-    return settings(max_examples=MANY or n, derandomize=not MANY, database=None, deadline=None, suppress_health_check=checks)
+    checks = [
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ]
+    return settings(
+        max_examples=MANY or n, derandomize=not MANY, database=None, deadline=None, suppress_health_check=checks
+    )
 
 
 def answered(work):
@@ -44,7 +51,9 @@ def answered(work):
             return work(), None
     except ERRORS as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
-        assert Path(last.filename).is_relative_to(PACKAGE), f"{type(error).__name__} is raised by {last.filename}: {error}"
+        assert Path(last.filename).is_relative_to(PACKAGE), (
+            f"{type(error).__name__} is raised by {last.filename}: {error}"
+        )
         assert len(str(error).split()) > 3, f"no sentence: {error}"
         return None, error
 
@@ -52,17 +61,44 @@ def answered(work):
 # --- lists -------------------------------------------------------------------------------------------------------
 
 letters = st.text(st.characters(codec=None, exclude_categories=()), max_size=12)  # halves of signs and NUL among them
-paths = st.sampled_from(["1.png", "sub/1.png", "sub\\1.png", "../1.png", "/etc/passwd", "C:\\1.png", ".", "", " ", "x" * 300, "a\0b"])
+paths = st.sampled_from(
+    ["1.png", "sub/1.png", "sub\\1.png", "../1.png", "/etc/passwd", "C:\\1.png", ".", "", " ", "x" * 300, "a\0b"]
+)
 numbers = st.sampled_from(["0 0 2 2", "9" * 5000, "nan", "1e400 0 1 1", "-1 0 1 1", "0,0,9,9;1 1 2 2"])
 cells = st.one_of(letters, paths, numbers, st.sampled_from(["a cat", '"', "a, b", "a;b", "\t", "x\ny"]))
-heads = st.sampled_from(["image", "file_name", "filepath", "filename", "Image", "text", "caption", "title", "mask", "objects", "boxes", "x", ""])
-keys = st.one_of(heads, st.sampled_from(["images", "annotations", "conversations", "sentences", "split", "id", "image_id", "dataset"]))
+heads = st.sampled_from(
+    [
+        "image",
+        "file_name",
+        "filepath",
+        "filename",
+        "Image",
+        "text",
+        "caption",
+        "title",
+        "mask",
+        "objects",
+        "boxes",
+        "x",
+        "",
+    ]
+)
+keys = st.one_of(
+    heads,
+    st.sampled_from(["images", "annotations", "conversations", "sentences", "split", "id", "image_id", "dataset"]),
+)
 leaves = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), cells)
-entries = st.dictionaries(keys, st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3)))
-likely = st.fixed_dictionaries({"image": paths, "text": cells}, optional={"mask": paths, "objects": cells, "boxes": numbers | cells})
+entries = st.dictionaries(
+    keys, st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+)
+likely = st.fixed_dictionaries(
+    {"image": paths, "text": cells}, optional={"mask": paths, "objects": cells, "boxes": numbers | cells}
+)
 documents = st.one_of(
     st.lists(entries | likely, max_size=4),
-    st.fixed_dictionaries({"images": st.lists(entries, max_size=3)}, optional={"annotations": st.lists(entries, max_size=3)}),
+    st.fixed_dictionaries(
+        {"images": st.lists(entries, max_size=3)}, optional={"annotations": st.lists(entries, max_size=3)}
+    ),
     entries,
     leaves,
 )
@@ -75,7 +111,9 @@ def table(rows, separator):
 
 
 rows = st.lists(heads, min_size=1, max_size=5).flatmap(
-    lambda head: st.lists(st.lists(cells, min_size=len(head) - 1, max_size=len(head) + 1), max_size=4).map(lambda body: [head, *body])
+    lambda head: st.lists(st.lists(cells, min_size=len(head) - 1, max_size=len(head) + 1), max_size=4).map(
+        lambda body: [head, *body]
+    )
 )
 tables = st.builds(table, rows, st.sampled_from(",;\t|"))
 lines = st.lists(st.one_of(likely, entries, leaves).map(json.dumps), max_size=4).map("\n".join)
@@ -87,7 +125,10 @@ contents = st.one_of(tables, lines, documents.map(json.dumps)).flatmap(
 
 
 @examples(250)
-@given(content=contents | st.binary(max_size=60), suffix=st.sampled_from([".csv", ".tsv", ".txt", ".json", ".jsonl", ".doc"]))
+@given(
+    content=contents | st.binary(max_size=60),
+    suffix=st.sampled_from([".csv", ".tsv", ".txt", ".json", ".jsonl", ".doc"]),
+)
 def test_lists(tmp_path, content, suffix):
     (tmp_path / "sub").mkdir(exist_ok=True)
     for place in ("1.png", "sub/1.png"):
@@ -115,7 +156,18 @@ def encoded(kind):
     return buffer.getvalue()
 
 
-STARTS = [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"%PDF-1.4", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"P6 ", b"BM", b"RIFF", b"8BPS"]
+STARTS = [
+    b"%!PS-Adobe-3.0 EPSF-3.0\n",
+    b"%PDF-1.4",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"II*\0",
+    b"MM\0*",
+    b"P6 ",
+    b"BM",
+    b"RIFF",
+    b"8BPS",
+]
 WHOLE = [encoded(kind) for kind in ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM")]
 edits = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4)
 
@@ -128,8 +180,10 @@ def edited(content, changes, end):
 
 
 @examples(300)
-@given(content=st.builds(lambda a, b: a + b, st.sampled_from(STARTS), st.binary(max_size=80)) | st.builds(
-    edited, st.sampled_from(WHOLE), edits, st.integers(0, 30)))  # fmt: skip
+@given(
+    content=st.builds(lambda a, b: a + b, st.sampled_from(STARTS), st.binary(max_size=80))
+    | st.builds(edited, st.sampled_from(WHOLE), edits, st.integers(0, 30))
+)
 def test_pictures(content):
     image, error = answered(lambda: pictures.read(content, "a picture"))
     assert isinstance(error, data.DataError) if image is None else image.mode == "RGB" and min(image.size) > 0
@@ -140,7 +194,23 @@ def test_pictures(content):
 captions = st.one_of(
     st.text(st.characters(codec=None, exclude_categories=()), max_size=60),
     st.lists(
-        st.sampled_from(["cat", "<|endoftext|>", "$\\foo$", "&amp;", "\ud83d", "😀", "猫", "\0", "\r\n", "</w>", "x" * 400, '"', "  "]),
+        st.sampled_from(
+            [
+                "cat",
+                "<|endoftext|>",
+                "$\\foo$",
+                "&amp;",
+                "\ud83d",
+                "😀",
+                "猫",
+                "\0",
+                "\r\n",
+                "</w>",
+                "x" * 400,
+                '"',
+                "  ",
+            ]
+        ),
         max_size=6,
     ).map(" ".join),
 )

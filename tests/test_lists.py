@@ -1,4 +1,4 @@
-"""Lists as people bring them: tables of every separator, COCO, LLaVA, lines of JSON, archives, and files that are not UTF-8."""
+"""Lists as people bring them: tables of every separator, COCO, LLaVA, lines of JSON, archives, other encodings."""
 
 import io
 import json
@@ -45,9 +45,15 @@ BOTH = [("a cat, a dog", (), 10), ("a cow", (), 20)]
         ("a.csv", "image_name| comment_number| comment\n1.png| 0| a cat, a dog\n2.png| 0| a cow\n"),
         ("a.txt", "image\ttext\r\n1.png\ta cat, a dog\r\n2.png\ta cow\r\n"),
         ("a.jsonl", '{"file_name": "1.png", "text": "a cat, a dog"}\n\n{"file_name": "2.png", "text": "a cow"}'),
-        ("a.JSONL", '{"Image": "1.png", "Caption": "a cat, a dog", "n": 1}\r\n{"Image": "2.png", "Caption": "a cow"}\r\n'),
+        (
+            "a.JSONL",
+            '{"Image": "1.png", "Caption": "a cat, a dog", "n": 1}\r\n{"Image": "2.png", "Caption": "a cow"}\r\n',
+        ),
         ("a.json", '[{"file_name": "1.png", "text": "a cat, a dog"}, {"file_name": "2.png", "text": "a cow"}]'),
-        ("a.json", '[{"filepath": "1.png", "title": "a cat, a dog"}, {"filename": "2.png", "filepath": "./2.png", "title": "a cow"}]'),
+        (
+            "a.json",
+            '[{"filepath": "1.png", "title": "a cat, a dog"}, {"filename": "2.png", "filepath": "./2.png", "title": "a cow"}]',
+        ),
     ],
 )
 def test_separators_and_names_of_columns(two, file, content):
@@ -76,7 +82,10 @@ def test_kaggles_captions_of_one_picture_are_one_pair(two):
 def test_coco(tmp_path, place):
     for k in (1, 2):
         picture(tmp_path / place / f"{k:012}.png", 10 * k)
-    images = [{"id": 5, "file_name": "000000000001.png", "height": 6}, {"id": 9, "file_name": "000000000002.png", "height": 6}]
+    images = [
+        {"id": 5, "file_name": "000000000001.png", "height": 6},
+        {"id": 9, "file_name": "000000000002.png", "height": 6},
+    ]
     notes = [(9, "a cow"), (5, "a cat"), (5, "a dog")]
     notes = [{"image_id": image, "id": k, "caption": caption} for k, (image, caption) in enumerate(notes)]
     file = tmp_path / "annotations/captions_val2017.json"
@@ -102,12 +111,27 @@ def test_an_answer_of_llava(two):
     [
         (llava("What?", "a cat", "And?", "a dog"), 'entry 1: "conversations" is not one question and one answer'),
         ({"images": [{"id": 1, "file_name": "1.png"}]}, "no key for a text, text or caption or .*, only id, file_name"),
-        ({"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]}, "hold no captions; take"),
-        ({"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 2, "caption": "a"}]}, "annotation 1 is of the image 2"),
-        ({"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "caption": 5}]}, "a caption is 5, not a string"),
-        ([{"url": "http://a/1.png", "text": "a cat"}], "a.json has no key for a picture, image or file_path or .*, only url, text"),
+        (
+            {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "bbox": [0, 0, 1, 1]}]},
+            "hold no captions; take",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 2, "caption": "a"}]},
+            "annotation 1 is of the image 2",
+        ),
+        (
+            {"images": [{"id": 1, "file_name": "1.png"}], "annotations": [{"image_id": 1, "caption": 5}]},
+            "a caption is 5, not a string",
+        ),
+        (
+            [{"url": "http://a/1.png", "text": "a cat"}],
+            "a.json has no key for a picture, image or file_path or .*, only url, text",
+        ),
         ({"1.png": "a cat"}, "neither a list of"),
-        ([{"image": "1.png", "text": "a", "mask": "m.png", "objects": [1]}], '"objects" is \\[1\\]; give names with spaces'),
+        (
+            [{"image": "1.png", "text": "a", "mask": "m.png", "objects": [1]}],
+            '"objects" is \\[1\\]; give names with spaces',
+        ),
         ([{"image": "..\\..\\1.png", "text": "a cat"}], "names '....................1.png', outside its own folder"),
     ],
 )
@@ -119,7 +143,11 @@ def test_json_that_is_no_list_of_pairs_is_refused(two, content, message):
 
 @pytest.mark.parametrize(
     "line, message",
-    [("[1]", "a.jsonl: line 2 is not an object such as"), ('{"a": ', "line 2 cannot be read as JSON"), ("\0", "line 2 cannot be")],
+    [
+        ("[1]", "a.jsonl: line 2 is not an object such as"),
+        ('{"a": ', "line 2 cannot be read as JSON"),
+        ("\0", "line 2 cannot be"),
+    ],
 )
 def test_a_bad_line_is_named(two, line, message):
     (two / "a.jsonl").write_text('{"image": "1.png", "text": "a cat"}\n' + line)
@@ -132,23 +160,42 @@ def test_masks_and_boxes_in_any_list(two):
     Image.fromarray(np.uint16([[300, 1] + [0] * 6] + [[0] * 8] * 5)).save(two / "m16.png")
     lines = [{"image": "1.png", "text": "a cat and a dog", "mask": "m.png", "objects": ["cat", "dog"]}]
     lines += [{"image": "1.png", "text": "a cat", "mask": "m16.png", "objects": "cat"}]
-    lines += [{"image": "1.png", "text": "a cat", "boxes": [[0, 0, 2, 1e0], [7.0, 4, 8, 6]], "objects": [{"another's": 1}]}]
+    lines += [
+        {"image": "1.png", "text": "a cat", "boxes": [[0, 0, 2, 1e0], [7.0, 4, 8, 6]], "objects": [{"another's": 1}]}
+    ]
     (two / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
     pairs = data.load(two / "a.jsonl")
-    assert [{name: int(mask.sum()) for name, mask in p.masks.items()} for p in pairs] == [{"cat": 2, "dog": 1}, {"cat": 1}, {"object": 4}]
+    assert [{name: int(mask.sum()) for name, mask in p.masks.items()} for p in pairs] == [
+        {"cat": 2, "dog": 1},
+        {"cat": 1},
+        {"object": 4},
+    ]
     assert pairs[0].words == {1: "cat", 4: "dog"} and pairs[2].words == {}
 
 
 @pytest.mark.parametrize(
     "cell, pixels",
-    [("0 0 2 1", 2), ("1e0 .4 +2 1.", 1), ("[[0,0,2,1];(7 4 8 6)]", 4), ("-1 0 2 1", None), ("0 0 2 1 5", None), ("a1 0 2 1 2", None),
-     ("nan 0 0 2 1", None), ("9" * 5000 + " 0 1 1", None), ("0 0 1 " + "9" * 5000, None), ("9" * 5000, None), ("", 0)],
-)  # fmt: skip
+    [
+        ("0 0 2 1", 2),
+        ("1e0 .4 +2 1.", 1),
+        ("[[0,0,2,1];(7 4 8 6)]", 4),
+        ("-1 0 2 1", None),
+        ("0 0 2 1 5", None),
+        ("a1 0 2 1 2", None),
+        ("nan 0 0 2 1", None),
+        ("9" * 5000 + " 0 1 1", None),
+        ("0 0 1 " + "9" * 5000, None),
+        ("9" * 5000, None),
+        ("", 0),
+    ],
+)
 def test_numbers_of_boxes(two, cell, pixels):
     (two / "a.csv").write_text(f'image,text,boxes\n1.png,a cat,"{cell}"\n')
     (pair,) = data.load(two / "a.csv")
     if pixels is None:
-        with pytest.raises(data.DataError, match=r"a\.csv: row 1: .{,90}(is not boxes|is not inside its picture of 8 x 6)"):
+        with pytest.raises(
+            data.DataError, match=r"a\.csv: row 1: .{,90}(is not boxes|is not inside its picture of 8 x 6)"
+        ):
             _ = pair.masks
     else:
         assert sum(int(mask.sum()) for mask in pair.masks.values()) == pixels
@@ -158,7 +205,9 @@ def test_windows_back_slashes(tmp_path):
     picture(tmp_path / "train/1.png", 10)
     picture(tmp_path / "images/sub/2.png", 20)
     picture(tmp_path / "train\\3.png", 30)  # a name that Linux allows is taken at its word
-    (tmp_path / "a.csv").write_text("image,text,mask\ntrain\\1.png,a,train\\1.png\nsub\\2.png,b,\ntrain\\3.png,c,\nC:\\x\\4.png,d,\n")
+    (tmp_path / "a.csv").write_text(
+        "image,text,mask\ntrain\\1.png,a,train\\1.png\nsub\\2.png,b,\ntrain\\3.png,c,\nC:\\x\\4.png,d,\n"
+    )
     pairs = data.load(tmp_path / "a.csv")
     assert shown(pairs[:3]) == [("a", (), 10), ("b", (), 20), ("c", (), 30)]
     assert pairs[0].masks["object"].all()
@@ -171,14 +220,23 @@ LETTERS = "image,text\n1.png,ein Café\n"
 
 @pytest.mark.parametrize(
     "encoding, said",
-    [("utf-8", None), ("utf-8-sig", None), ("utf-16", None), ("utf-32", None), ("utf-16-le", "utf-16-le"), ("utf-16-be", "utf-16-be"),
-     ("cp1252", "cp1252")],
-)  # fmt: skip
+    [
+        ("utf-8", None),
+        ("utf-8-sig", None),
+        ("utf-16", None),
+        ("utf-32", None),
+        ("utf-16-le", "utf-16-le"),
+        ("utf-16-be", "utf-16-be"),
+        ("cp1252", "cp1252"),
+    ],
+)
 def test_encodings(two, recwarn, encoding, said):
     (two / "a.csv").write_bytes(LETTERS.encode(encoding))
     assert shown(data.load(two / "a.csv")) == [("ein Café", (), 10)]
     assert [str(w.message) for w in recwarn if w.category is UserWarning] == (
-        [f"{two / 'a.csv'} is not UTF-8 and is read as {said}; if letters come out wrong, save it as UTF-8"] if said else []
+        [f"{two / 'a.csv'} is not UTF-8 and is read as {said}; if letters come out wrong, save it as UTF-8"]
+        if said
+        else []
     )
 
 
@@ -241,7 +299,9 @@ def cache(tmp_path, monkeypatch):
 
 def test_archives_of_webdataset(cache):
     (cache / "set").mkdir()
-    archive(cache / "set/00.tar", ("a.png", png(10)), ("a.txt", b"a cat"), ("b.png", png(20)), ("b.txt", "café".encode()))
+    archive(
+        cache / "set/00.tar", ("a.png", png(10)), ("a.txt", b"a cat"), ("b.png", png(20)), ("b.txt", "café".encode())
+    )
     archive(cache / "set/01.tar", ("c.png", b"<html>"), ("c.txt", b"a cow"))
     pairs = data.load(cache / "set")
     assert (pairs.name, [p.id for p in pairs]) == ("set", ["set/0000", "set/0001", "set/0002"])
@@ -252,7 +312,11 @@ def test_archives_of_webdataset(cache):
 
 
 def test_captions_in_the_json_of_an_archive(cache):
-    parts = [(f"{k}.{kind}", content) for k in (0, 1) for kind, content in (("png", png(k)), ("json", b'{"caption": "c%d"}' % k))]
+    parts = [
+        (f"{k}.{kind}", content)
+        for k in (0, 1)
+        for kind, content in (("png", png(k)), ("json", b'{"caption": "c%d"}' % k))
+    ]
     archive(cache / "a.tar", *parts)
     assert shown(data.load(cache / "a.tar")) == [("c0", (), 0), ("c1", (), 1)]
 
@@ -262,7 +326,10 @@ def test_captions_in_the_json_of_an_archive(cache):
     [
         ([("a.png", png(1)), ("a.cls", b"3")], r"a.tar holds no captions \(.txt, or .json with one\), only png, cls"),
         ([("a.txt", b"a cat")], "a.tar holds no pictures, only txt"),
-        ([("a.png", png(1)), ("a.txt", b"a"), ("b.png", png(1))], "cannot be read as a WebDataset archive .*share the same"),
+        (
+            [("a.png", png(1)), ("a.txt", b"a"), ("b.png", png(1))],
+            "cannot be read as a WebDataset archive .*share the same",
+        ),
         (None, "cannot be read as a WebDataset archive"),
     ],
 )
@@ -276,7 +343,9 @@ def test_an_archive_that_holds_no_pairs_is_refused(cache, parts, message):
 
 
 def test_a_class_of_the_hub_that_is_not_known_is_not_the_last_one(cache):
-    features = hugging_face.Features({"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["cat", "dog"])})
+    features = hugging_face.Features(
+        {"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["cat", "dog"])}
+    )
     rows = {"image": [Image.new("RGB", (4, 4))] * 3, "label": [1, -1, None]}
     hugging_face.Dataset.from_dict(rows, features=features).save_to_disk(cache / "set")
     assert [p.text for p in data.load(f"hf:{cache / 'set'},train,image,label")] == ["a photo of a dog", "", ""]

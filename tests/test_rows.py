@@ -15,7 +15,9 @@ from test_benchmark import Pair, Pairs, go, pairs, read
 def test_names_that_a_row_cannot_hold_are_refused(golden_clip, tmp_path, bad):
     named = pairs(2)
     named[1].id = bad
-    with pytest.raises(ValueError, match="the name of a pair, 'a.*', holds a line break or half of a sign; give it another"):
+    with pytest.raises(
+        ValueError, match="the name of a pair, 'a.*', holds a line break or half of a sign; give it another"
+    ):
         go(golden_clip, named, tmp_path / "rows.csv")
     with pytest.raises(ValueError, match="the name of a method, "):
         go(golden_clip, pairs(1), tmp_path / "rows.csv", methods={bad: ("random", {})})
@@ -31,7 +33,10 @@ def test_odd_captions_are_rows_that_a_run_can_go_on_from(golden_clip, tmp_path):
     odd = Pairs(Pair(k, text) for k, text in enumerate(["a cat", "a \ud83d\ndog", "x " * 100_000, "a cow"]))
     rows = go(golden_clip, odd, tmp_path / "rows.csv", methods=["centre"], batch=1)
     assert list(rows.error == "") == [True, False, False, True] and rows.text[1] == r"a \ud83d dog"
-    assert "ValueError: 'a \\ud83d\\ndog' holds half of a sign" in rows.error[1] and "this model reads at most" in rows.error[2]
+    assert (
+        "ValueError: 'a \\ud83d\\ndog' holds half of a sign" in rows.error[1]
+        and "this model reads at most" in rows.error[2]
+    )
     again = go(golden_clip, odd, tmp_path / "rows.csv", methods=["centre", "random"], batch=1)
     pd.testing.assert_frame_equal(again[again.method == "centre"].reset_index(drop=True), rows)
     assert len(read(tmp_path / "rows.csv")) == 8
@@ -55,15 +60,17 @@ def test_a_file_of_rows_is_one_run_s_at_a_time(golden_clip, tmp_path):
     rows = go(golden_clip, Pairs([Pair(0), Meanwhile(1)]), out, methods=["random"])
     refused = f"{out} is being written by another run; wait until it ends, or choose another file"
     assert said == [refused, refused, 1]
-    drop = lambda table: table.drop(columns="seconds")  # noqa: E731
-    pd.testing.assert_frame_equal(drop(rows), drop(alone))
-    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.csv{s}" for n in ("rows", "other") for s in ("", ".settings.json")}
+    pd.testing.assert_frame_equal(rows.drop(columns="seconds"), alone.drop(columns="seconds"))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{n}.csv{s}" for n in ("rows", "other") for s in ("", ".settings.json")
+    }
     assert len(go(golden_clip, pairs(3), out, methods=["random"])) == 3  # it has let go
 
 
 def test_two_processes_into_one_file(golden_clip, golden_folder, tmp_path):
     out = tmp_path / "rows.csv"
-    code = f"from test_benchmark import *; from nibkit import load; go(load('hf:{golden_folder}', 'cpu'), pairs(2, wait=True), {str(out)!r})"
+    run = f"go(load('hf:{golden_folder}', 'cpu'), pairs(2, wait=True), {str(out)!r})"
+    code = f"from test_benchmark import *; from nibkit import load; {run}"
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     other = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": paths})
     try:

@@ -27,7 +27,8 @@ def owned(file: Path) -> Iterator[Path]:
     try:
         lock.acquire()
     except Timeout:
-        raise ValueError(f"{file} is being written by another run; wait until it ends, or choose another file") from None
+        instead = "wait until it ends, or choose another file"
+        raise ValueError(f"{file} is being written by another run; {instead}") from None
     try:
         yield file
     finally:

@@ -40,8 +40,8 @@ def run(
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
         rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
-        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused, and so is a file
-        that another run is writing (OUT.lock says so while it does).
+        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused, and so
+        is a file that another run is writing (OUT.lock says so while it does).
 
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
@@ -62,7 +62,8 @@ def run(
     if isinstance(dataset, PairDataset):
         dataset = dataset[: n_pairs or None].resolve(clip, protocol)
     pairs = range(min(n_pairs, len(dataset)) if n_pairs else len(dataset))
-    name, plan = in_a_row("dataset", getattr(dataset, "name", "custom")), {in_a_row("method", k): how for k, how in plan.items()}
+    name = in_a_row("dataset", getattr(dataset, "name", "custom"))
+    plan = {in_a_row("method", label): how for label, how in plan.items()}
     order = [(in_a_row("pair", dataset[k].id), label) for k in pairs for label in plan]
     if len(set(order)) < len(order):
         raise ValueError("two pairs of the dataset have the same id; rows could not be told apart: give each its own")

@@ -25,7 +25,8 @@ def check(dataset: PairDataset) -> pd.DataFrame:
     Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens (of
     the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are; they
     cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not have),
-    brightest (the highest value of the picture's pixels, of 255), problem (why the pair cannot be scored, "" where it can; of a repeated id, that a run would refuse the set).
+    brightest (the highest value of the picture's pixels, of 255), problem (why the pair cannot be scored, "" where it
+    can; of a repeated id, that a run would refuse the set).
     """
     tokenizer = SimpleTokenizer()
     rows = [_row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)]
@@ -35,8 +36,9 @@ def check(dataset: PairDataset) -> pd.DataFrame:
 
 
 COLUMNS = [
-    "width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "brightest", "problem",
-]  # fmt: skip
+    *("width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "brightest"),
+    "problem",
+]
 
 
 def _row(pair: Pair, tokenizer: SimpleTokenizer) -> dict:
@@ -51,7 +53,8 @@ def _row(pair: Pair, tokenizer: SimpleTokenizer) -> dict:
         "brightest": np.nan, "problem": "",
     }  # fmt: skip
     if not whole:
-        row |= {"blank": 0, "problem": "the caption holds half of a sign (a lone surrogate, such as half an emoji): take it out"}
+        halves = "the caption holds half of a sign (a lone surrogate, such as half an emoji): take it out"
+        row |= {"blank": 0, "problem": halves}
     elif row["too_long"] + row["blank"] == len(whole):
         row["problem"] = f"the caption has {lengths.max()} tokens, more than {CONTEXT}" if row["too_long"] else "the caption is empty"
     try:
@@ -75,8 +78,9 @@ def report(name: str, table: pd.DataFrame) -> str:
         low, high = sizes.iloc[sizes.prod(axis=1).argmin()], sizes.iloc[sizes.prod(axis=1).argmax()]
         lines[-1] += f"; from {low.width} x {low.height} to {high.width} x {high.height} pixels"
     if len(dark := table.index[table.brightest <= DARK]):
+        shown = f"{len(dark)}, {', '.join(dark[:5])}{' ...' * (len(dark) > 5)}"
         lines += [
-            f"pictures nearly black, no value above {DARK} of 255: {len(dark)}, {', '.join(dark[:5])}{' ...' * (len(dark) > 5)}; "
+            f"pictures nearly black, no value above {DARK} of 255: {shown}; "
             "if they are data of 12 bits in files of 16, save them multiplied by 16"
         ]
     if table.masks.any():

@@ -22,9 +22,9 @@ NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 def pair(path: Path, where: str, entry: dict) -> dict:
     """Text, readers, words and captions of an entry (lists.read) of the list at `path`; other keys are ignored.
 
-    mask: path of a picture; with objects (names with spaces between, or a list), value k is the k-th of them (values of one
-    name are joined), without, all that is not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after the other,
-    with spaces, commas, semicolons or brackets between the numbers. DataError: as `nibkit.data.load` has it.
+    mask: path of a picture; with objects (names with spaces between, or a list), value k is the k-th of them (values of
+    one name are joined), without, all that is not 0 is "object". boxes: corners x0 y0 x1 y1 in pixels, one box after
+    another, with spaces, commas, semicolons or brackets between the numbers. DataError: as `nibkit.data.load` has it.
     """
     said, objects = captions(entry, where), entry.get("objects") or ""
     read_image = _picture(path, _named(entry, where), where)
@@ -46,17 +46,23 @@ def pair(path: Path, where: str, entry: dict) -> dict:
 
 
 def captions(entry: dict, where: str) -> tuple[str, ...]:
-    """What the first key of TEXT that says anything says: a caption, a list of them, Karpathy's sentences or LLaVA's answer."""
+    """What the first key of TEXT says that says anything: captions, Karpathy's sentences or LLaVA's answer."""
     key = next((key for key in TEXT if entry.get(key) not in (None, "", [])), None)
     said = entry.get(key) or []
     if key == "sentences":
         if not isinstance(said, list) or not all(isinstance(sentence, dict) for sentence in said):
-            raise DataError(f'{where}: "sentences" is not a list of {{"raw": caption}}; give a plain list of captions as "caption"')
+            raise DataError(
+                f'{where}: "sentences" is not a list of {{"raw": caption}}; give a plain list of captions as "caption"'
+            )
         said = [sentence.get("raw") for sentence in said]
     elif key == "conversations":
-        turns = [turn.get("from") if isinstance(turn, dict) else None for turn in said] if isinstance(said, list) else []
+        turns = (
+            [turn.get("from") if isinstance(turn, dict) else None for turn in said] if isinstance(said, list) else []
+        )
         if turns != ["human", "gpt"]:
-            raise DataError(f'{where}: "conversations" is not one question and one answer; give the text to score as "caption"')
+            raise DataError(
+                f'{where}: "conversations" is not one question and one answer; give the text to score as "caption"'
+            )
         said = said[1].get("value")
     said = said if isinstance(said, list) else [said]
     return tuple(string(caption, f"{where}: a caption") for caption in said if caption is not None)
@@ -87,7 +93,7 @@ def _named(entry: dict, where: str) -> str:
 
 
 def _picture(path: Path, cell: str, where: str):
-    """A reader for the picture that the list at `path` names, wherever of BESIDE it lies, or, of COCO's, beside annotations/."""
+    """A reader for the picture that the list at `path` names, wherever of BESIDE it is; COCO's: beside annotations/."""
     if not cell:
         return functools.partial(_no_picture, where)
     folder, beside = path.parent, BESIDE
@@ -104,7 +110,9 @@ def _masks(path: Path, names: list[str], read_image) -> dict[str, np.ndarray]:
     image = pictures.opened(path)
     values = np.asarray(image if image.mode in ("1", "L", "P") or image.mode.startswith("I") else image.convert("L"))
     if values.shape != (size := read_image().size)[::-1]:
-        raise DataError(f"{path} is {values.shape[1]} x {values.shape[0]}, its picture {size[0]} x {size[1]}; make them one size")
+        raise DataError(
+            f"{path} is {values.shape[1]} x {values.shape[0]}, its picture {size[0]} x {size[1]}; make them one size"
+        )
     if not names:
         return {"object": values != 0}
     return {name: np.isin(values, [k for k, other in enumerate(names, 1) if other == name]) for name in names}
@@ -119,6 +127,8 @@ def _boxes(cell: str, read_image, where: str) -> dict[str, np.ndarray]:
     for corners in zip(*[iter(numbers)] * 4):
         x0, y0, x1, y1 = (round(n) if math.isfinite(n) else n for n in corners)
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-            raise DataError(f"{where}: the box {x0:g} {y0:g} {x1:g} {y1:g} is not inside its picture of {width} x {height}")
+            raise DataError(
+                f"{where}: the box {x0:g} {y0:g} {x1:g} {y1:g} is not inside its picture of {width} x {height}"
+            )
         mask[y0:y1, x0:x1] = True
     return {"object": mask}

@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, fetched once or streamed, and WebDataset's archives: what the `datasets` library reads."""
+"""What the `datasets` library reads: the Hugging Face hub's sets, fetched once or streamed, and WebDataset's archives."""
 
 import contextlib
 import functools
@@ -84,7 +84,7 @@ def fetch(
 
 
 def archives(paths: list[Path], called: str) -> PairDataset:
-    """The pairs of WebDataset's .tar files, in order: a picture, and .txt or, of .json, a key of `lists.TEXT` with its caption.
+    """The pairs of WebDataset's .tar files, in order: a picture, and its caption in .txt or under a key of .json.
 
     DataError where they are not to be read, or their first five pairs do not have the same parts.
     """
@@ -99,7 +99,8 @@ def archives(paths: list[Path], called: str) -> PairDataset:
     text = next((name for name in ("txt", "text", "caption") if name in rows.features), inside)
     if not image or not text:
         what = "captions (.txt, or .json with one)" if image else "pictures"
-        raise DataError(f"{where} holds no {what}, only {', '.join(name for name in rows.features if not name.startswith('__'))}")
+        there = ", ".join(name for name in rows.features if not name.startswith("__"))
+        raise DataError(f"{where} holds no {what}, only {there}")
     return PairDataset(called, _pairs(rows, image, [text], called, where))
 
 
@@ -116,7 +117,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-def _pairs(rows, image: str, columns: list[str], called: str, where: str, stream: int = 0, per_class: int = 0) -> list[Pair]:
+def _pairs(
+    rows, image: str, columns: list[str], called: str, where: str, stream: int = 0, per_class: int = 0
+) -> list[Pair]:
     """A pair per row; columns: of captions, or of classes, "json.caption" being a key of the column "json"."""
     names = getattr(rows.features.get(columns[0]), "names", None)
     rows = rows.cast_column(image, _library().Image(decode=False))  # decoded by `pictures`, as all pictures are
@@ -172,7 +175,7 @@ def _streamed(rows, n: int, columns: list[str], where: str) -> list[dict]:
     try:
         return list(itertools.islice(rows.select_columns(columns), n))
     except Exception as error:
-        raise DataError(f"{where} broke off while it was streamed ({type(error).__name__}: {error}); run it again") from error
+        raise DataError(f"{where} broke off while it was streamed ({_reason(error)}); run it again") from error
 
 
 def _captions(values: list, where: str) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..checks import one_line
 from . import entries, hub, lists, pictures
+from .hub import A_PHOTO
 from .pairs import DataError, Pair, PairDataset
 
 LAYOUTS = {  # path -> what it is, and the name that the dataset gets
@@ -15,18 +16,18 @@ LAYOUTS = {  # path -> what it is, and the name that the dataset gets
     "en_val.json": ("Flickr8k as that code reads it: a list of {image, caption: [5]}", "flickr8k"),
     "tiny-imagenet-200/": ("its val: five pictures a class, \"a photo of a \" + the line of words.txt", "tiny-imagenet"),
     "rsicd.csv": ("remote sensing: image, text", "rsicd"),
-    "FOLDER/": ("pictures of yours with captions.csv or metadata.jsonl: image, text; or WebDataset's .tar files", "the folder's"),
-    "FILE.csv, .tsv": ("image, text, perhaps mask (and objects) or boxes; commas, semicolons, tabs or bars", "the file's"),
+    "FOLDER/": ("pictures of yours with captions.csv or metadata.jsonl: image, text; or .tar files", "the folder's"),
+    "FILE.csv, .tsv": ("image, text, perhaps mask (and objects) or boxes; any usual separator", "the file's"),
     "captions.txt": ("Flickr8k as Kaggle has it: image, caption, five rows a picture", "the folder's"),
-    "FILE.json": ("Karpathy's form, its part \"test\"; COCO's captions; or a list as en_val.json", "its \"dataset\", or the file's"),
+    "FILE.json": ("Karpathy's form, its part test; COCO's captions; a list as en_val.json", "its dataset, or the file's"),
     "FILE.jsonl": ("the same keys as in a table, an object a line", "the file's"),
-    "FILE.tar": ("WebDataset: 1.jpg beside 1.txt, or beside 1.json with a caption (the datasets library)", "the file's"),
+    "FILE.tar": ("WebDataset: 1.jpg beside 1.txt, or beside 1.json with a caption", "the file's"),
 }
 NAMES = {"cc.csv": "conceptual_captions", "en_val.json": "flickr8k"}
 LISTS = (  # what makes a folder a dataset
     "captions.csv", "metadata.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl", "en_val.json",
 )  # fmt: skip
-SEVERAL = ("captions.txt", "results.csv")  # Kaggle's Flickr8k and Flickr30k: a row a caption, a picture's one after the other
+SEVERAL = ("captions.txt", "results.csv")  # Kaggle's Flickr8k and Flickr30k: a row a caption, a picture's in a row
 PER_CLASS = 5
 # What `discover` looks for: name -> files or folders, the authors' own first.
 FOUND_BY = {
@@ -46,7 +47,8 @@ def read(path: Path, name: str | None = None) -> PairDataset:
             return read(found[0], name)
         if tars := sorted(path.glob("*.tar")):
             return hub.archives(tars, name or one_line(path.resolve().name))
-        raise DataError(f"{path} holds none of {', '.join(LISTS)}, words.txt, *.tar: it is not a dataset; {_instead(path)}")
+        known = ", ".join((*LISTS, "words.txt", "*.tar"))
+        raise DataError(f"{path} holds none of {known}: it is not a dataset; {_instead(path)}")
     if path.suffix.lower() == ".tar":
         return hub.archives([path], name or one_line(path.stem))
     called, found = lists.read(path)
@@ -114,7 +116,7 @@ def _tiny_imagenet(folder: Path) -> list[Pair]:
         raise DataError(f"{folder / 'words.txt'} has no line for {unknown[0]}, a class of val; take the archive's own words.txt")
     chosen = [(path, wnid) for wnid in sorted(classes) for path in sorted(classes[wnid])[:PER_CLASS]]
     return [
-        Pair(f"tiny-imagenet/{one_line(path.stem)}", f"a photo of a {words[wnid]}", functools.partial(pictures.read, path))
+        Pair(f"tiny-imagenet/{one_line(path.stem)}", A_PHOTO + words[wnid], functools.partial(pictures.read, path))
         for path, wnid in chosen
     ]
 

@@ -28,7 +28,7 @@ Entries = list[tuple[str, dict]]  # where it stands, for errors; what it says, i
 
 
 def read(path: Path) -> tuple[str, Entries]:
-    """The name that a list gives itself ("" for none) and its entries, of which one at least names a picture, one a text.
+    """The name that a list gives itself ("" for none) and its entries; one at least names a picture, and one a text.
 
     DataError for a file that cannot be read, or whose columns or keys are none of IMAGE or none of TEXT.
     """
@@ -40,7 +40,9 @@ def read(path: Path) -> tuple[str, Entries]:
     elif suffix == ".json":
         name, entries = _json(path)
     else:
-        raise DataError(f"{path} is neither a folder nor a list of pairs: {', '.join([*TABLES, *LINES, '.json', '.tar'])}")
+        raise DataError(
+            f"{path} is neither a folder nor a list of pairs: {', '.join([*TABLES, *LINES, '.json', '.tar'])}"
+        )
     keys = list(dict.fromkeys(key for _, entry in entries for key in entry if key))
     if entries and suffix not in TABLES:  # of a table it is known before its rows are read
         _both_named(path, keys, "key")
@@ -48,7 +50,7 @@ def read(path: Path) -> tuple[str, Entries]:
 
 
 def text(path: Path) -> str:
-    """A file as text: UTF-8, or UTF-16 or -32 by its mark; Windows' cp1252 and UTF-16 without a mark with a warning that says so."""
+    """A file as text: UTF-8, UTF-16 or -32 by its mark; with a warning, Windows' cp1252 and UTF-16 without a mark."""
     try:
         if not path.is_file():
             raise OSError("it is a folder, a pipe or a device, not a file")
@@ -69,16 +71,22 @@ def text(path: Path) -> str:
         try:
             found = content.decode(encoding)
         except UnicodeDecodeError:
-            raise DataError(f"{path} cannot be read: {place} is neither UTF-8 nor Windows' cp1252; save it as UTF-8") from error
+            raise DataError(
+                f"{path} cannot be read: {place} is neither UTF-8 nor Windows' cp1252; save it as UTF-8"
+            ) from error
     if encoding and not marked:
-        warnings.warn(f"{path} is not UTF-8 and is read as {encoding}; if letters come out wrong, save it as UTF-8", stacklevel=2)
+        warnings.warn(
+            f"{path} is not UTF-8 and is read as {encoding}; if letters come out wrong, save it as UTF-8", stacklevel=2
+        )
     return found
 
 
 def _both_named(path: Path, keys: list[str], kind: str) -> None:
     for names, what in ((IMAGE, "a picture"), (TEXT, "a text")):
         if not set(names) & set(keys):
-            raise DataError(f"{path} has no {kind} for {what}, {' or '.join(names)}, only {', '.join(map(str, keys)) or 'none'}")
+            raise DataError(
+                f"{path} has no {kind} for {what}, {' or '.join(names)}, only {', '.join(map(str, keys)) or 'none'}"
+            )
 
 
 def _table(path: Path) -> Entries:
@@ -109,7 +117,9 @@ def _table(path: Path) -> Entries:
             rows = list(reader)
         except csv.Error as error:
             advice = 'close every quote, and double those within a "quoted" cell'
-            raise DataError(f"{path} cannot be read as a table behind line {reader.line_num}: {error}; {advice}") from error
+            raise DataError(
+                f"{path} cannot be read as a table behind line {reader.line_num}: {error}; {advice}"
+            ) from error
     for i, row in enumerate(rows, 1):
         beyond = row.pop(None, ())
         if any(cell.strip() for cell in beyond):  # what no column takes
@@ -142,13 +152,19 @@ def _json(path: Path) -> tuple[str, Entries]:
     if "annotations" in form:
         entries = _joined(path, entries, form["annotations"])
     test = [entry for entry in entries if entry.get("split") == "test"]
-    return string(form.get("dataset"), f'{path}: "dataset"'), [(f"{path}: entry {i}", e) for i, e in enumerate(test or entries, 1)]
+    return string(form.get("dataset"), f'{path}: "dataset"'), [
+        (f"{path}: entry {i}", e) for i, e in enumerate(test or entries, 1)
+    ]
 
 
 def _joined(path: Path, entries: list[dict], annotations) -> list[dict]:
     """COCO's images, each with the captions of its annotations."""
-    if not isinstance(annotations, list) or not all(isinstance(note, dict) and "caption" in note for note in annotations):
-        raise DataError(f"{path}: its annotations hold no captions; take COCO's captions_val2017.json, not its instances")
+    if not isinstance(annotations, list) or not all(
+        isinstance(note, dict) and "caption" in note for note in annotations
+    ):
+        raise DataError(
+            f"{path}: its annotations hold no captions; take COCO's captions_val2017.json, not its instances"
+        )
     known, said = {str(entry.get("id")) for entry in entries}, defaultdict(list)
     for i, note in enumerate(annotations, 1):
         if (image := str(note.get("image_id"))) not in known:

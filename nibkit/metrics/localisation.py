@@ -146,7 +146,8 @@ def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
     """
     if target.shape != scores.shape or target.dtype != bool or not target.any():
         got = f"{target.dtype}, {target.shape}, {np.count_nonzero(target)} pixels in it"
-        raise ValueError(f"the mask is {got}; give a boolean one of the map's size, {scores.shape}, with an object in it")
+        want = f"a boolean one of the map's size, {scores.shape}, with an object in it"
+        raise ValueError(f"the mask is {got}; give {want}")
     positive = scores.clip(min=0)
     region = otsu(scores)
     return {

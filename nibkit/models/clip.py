@@ -135,7 +135,8 @@ class Clip:
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
         if halves := [text for text in texts if re.search("[\ud800-\udfff]", text)]:
-            raise ValueError(f"{halves[0][:60]!r} holds half of a sign (a lone surrogate, such as half an emoji): take it out")
+            what = "half of a sign (a lone surrogate, such as half an emoji)"
+            raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
         for text, i in zip(texts, ids):
             if len(i) > self.text.context:

@@ -1,4 +1,4 @@
-"""What is known of parameters before a notebook runs: the model has such a layer, the picture is there and can be read."""
+"""What is known of parameters before a notebook runs: the model has such a layer, the picture is there to be read."""
 
 import functools
 import os
@@ -15,9 +15,9 @@ from .parameters import Run
 
 
 def check(runs: Sequence[Run], given: Collection[str]) -> None:
-    """Refuse values of the `given` parameters that a cell of a run would fail on after a while; ValueError names the parameter.
+    """Refuse values of the `given` parameters that a cell would fail on after a while; ValueError names the parameter.
 
-    A parameter means in every notebook what its name says: layer, layers, chosen and sweep are blocks of the run's model,
+    A name means the same in every notebook: layer, layers, chosen and sweep are blocks of the run's model,
     dataset, pairs and masked are what `nibkit.data.load` takes, picture is a file. Sets of the hub are left to the run.
     """
     models = functools.cache(load)

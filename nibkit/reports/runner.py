@@ -127,7 +127,7 @@ def run_reports(
 ) -> list[dict]:
     """Make the reports of the notebooks in a folder; returns one record per run, in order.
 
-    only, parameters, about: see `plan`, which with `early` refuses bad ones before anything runs. jobs: notebooks executed side by side,
+    only, parameters, about: see `plan`; it and `early` refuse bad ones before anything runs. jobs: notebooks side by side,
     each in a process of its own, so that this needs no cluster and no Dask.
     client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They see
     the same checkout and the same `out`, at the same paths.
