@@ -46,8 +46,8 @@ def _layer(value, run: Run, clip) -> None:
 
 
 def _data(value: str, run: Run, clip) -> None:
-    if value and not value.startswith("hf:"):
-        data.load(_from(run, value) if value not in data.BUNDLED else value)
+    if value and not value.startswith("hf:") and value not in data.DRAWN:
+        data.load(value if value in data.BUNDLED else _from(run, value))
 
 
 def _picture(value: str, run: Run, clip) -> None:
