@@ -1,21 +1,14 @@
 """Lists as people bring them: tables of every separator, COCO, LLaVA, lines of JSON, archives, other encodings."""
 
-import io
 import json
 import os
-import tarfile
 
-import datasets as hugging_face
 import numpy as np
 import pytest
 from PIL import Image
+from test_data import picture
 
 from nibkit import data
-
-
-def picture(path, red, size=(8, 6)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", size, (red, 0, 0)).save(path)
 
 
 def shown(pairs):
@@ -271,81 +264,3 @@ def test_names_on_disk_that_no_file_of_rows_could_hold(tmp_path):
     (folder / "captions.csv").write_text("image,text\n1.png,a cat\n")
     (pair,) = data.load(folder)
     assert pair.id == r"two lines \udcff/0000" and shown([pair]) == [("a cat", (), 10)]
-
-
-# --- WebDataset --------------------------------------------------------------------------------------------------
-
-
-def archive(path, *parts):
-    """parts: (name, bytes)."""
-    with tarfile.open(path, "w") as tar:
-        for name, content in parts:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def png(red):
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 4), (red, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    return tmp_path
-
-
-def test_archives_of_webdataset(cache):
-    (cache / "set").mkdir()
-    archive(
-        cache / "set/00.tar", ("a.png", png(10)), ("a.txt", b"a cat"), ("b.png", png(20)), ("b.txt", "café".encode())
-    )
-    archive(cache / "set/01.tar", ("c.png", b"<html>"), ("c.txt", b"a cow"))
-    pairs = data.load(cache / "set")
-    assert (pairs.name, [p.id for p in pairs]) == ("set", ["set/0000", "set/0001", "set/0002"])
-    assert shown(pairs[:2]) == [("a cat", (), 10), ("café", (), 20)] and pairs[2].text == "a cow"
-    with pytest.raises(data.DataError, match="set/0002 cannot be read as a picture"):
-        _ = pairs[2].image
-    assert shown(data.load(cache / "set/00.tar")) == shown(pairs[:2])
-
-
-def test_captions_in_the_json_of_an_archive(cache):
-    parts = [
-        (f"{k}.{kind}", content)
-        for k in (0, 1)
-        for kind, content in (("png", png(k)), ("json", b'{"caption": "c%d"}' % k))
-    ]
-    archive(cache / "a.tar", *parts)
-    assert shown(data.load(cache / "a.tar")) == [("c0", (), 0), ("c1", (), 1)]
-
-
-@pytest.mark.parametrize(
-    "parts, message",
-    [
-        ([("a.png", png(1)), ("a.cls", b"3")], r"a.tar holds no captions \(.txt, or .json with one\), only png, cls"),
-        ([("a.txt", b"a cat")], "a.tar holds no pictures, only txt"),
-        (
-            [("a.png", png(1)), ("a.txt", b"a"), ("b.png", png(1))],
-            "cannot be read as a WebDataset archive .*share the same",
-        ),
-        (None, "cannot be read as a WebDataset archive"),
-    ],
-)
-def test_an_archive_that_holds_no_pairs_is_refused(cache, parts, message):
-    if parts is None:
-        (cache / "a.tar").write_bytes(b"no archive")
-    else:
-        archive(cache / "a.tar", *parts)
-    with pytest.raises(data.DataError, match=message):
-        data.load(cache / "a.tar")
-
-
-def test_a_class_of_the_hub_that_is_not_known_is_not_the_last_one(cache):
-    features = hugging_face.Features(
-        {"image": hugging_face.Image(), "label": hugging_face.ClassLabel(names=["cat", "dog"])}
-    )
-    rows = {"image": [Image.new("RGB", (4, 4))] * 3, "label": [1, -1, None]}
-    hugging_face.Dataset.from_dict(rows, features=features).save_to_disk(cache / "set")
-    assert [p.text for p in data.load(f"hf:{cache / 'set'},train,image,label")] == ["a photo of a dog", "", ""]

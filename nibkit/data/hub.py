@@ -58,7 +58,7 @@ def fetch(
 ) -> PairDataset:
     """The pairs of one split; arguments as in `Preset` and `load`, called: the dataset's name here, else the last of `name`."""
     datasets = _library()
-    called = called or Path(name).name
+    called = one_line(called or Path(name).name)
     folder = Path(name)
     try:
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # save_to_disk

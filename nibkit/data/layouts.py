@@ -93,6 +93,8 @@ def _instead(folder: Path) -> str:
     with contextlib.suppress(ValueError):  # there is none
         if found := [f"{path} ({name})" for name, path in discover(folder).items() if path != folder]:
             return f"in it are {', '.join(found)}: give one of them"
+    if below := sorted(str(path.parent) for file in LISTS for path in folder.glob(f"*/{file}")):
+        return f"in it are {', '.join(below)}: give one of them"
     return "give a file in it, or write captions.csv (image, text) into it"
 
 
