@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
-from ..checks import one_line
+from ..checks import one_line as line
 from ..methods import METHODS
 from ..metrics.confidence import HIGHER_IS_BETTER, confidence
 from ..models.sharing import once, shared
@@ -74,7 +74,7 @@ def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
 
 def prepare(clip, dataset: str, pair) -> Item:
     """A pair as methods take it; what cannot be read or tokenized becomes a row with its reason in `error`."""
-    row = {"dataset": dataset, "pair": str(pair.id), "text": one_line(pair.text)}
+    row = {"dataset": dataset, "pair": str(pair.id), "text": line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
@@ -101,4 +101,4 @@ def _results(clip, items: list[Item], name: str, options: dict, protocol: str, m
 
 
 def _failed(error: Exception) -> dict:
-    return {"error": one_line(f"{type(error).__name__}: {error}")}
+    return {"error": line(f"{type(error).__name__}: {error}")}

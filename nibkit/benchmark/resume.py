@@ -1,39 +1,15 @@
 """The file of a run: rows appended batch by batch, and what is needed to go on after it was killed."""
 
-import contextlib
 import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from ..paths import SETTINGS, long_cells, replace
-
-
-@contextlib.contextmanager
-def owned(file: Path) -> Iterator[Path]:
-    """A file of rows that in this block no other run may write; its folder is made.
-
-    ValueError where another run has it, on this machine or one that shares its disk, and for a pipe or a device.
-    """
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        raise ValueError(f"{file} is a pipe or a device, which a run cannot go on in; choose a file")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(f"{file}.lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        instead = "wait until it ends, or choose another file"
-        raise ValueError(f"{file} is being written by another run; {instead}") from None
-    try:
-        yield file
-    finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # before it is let go: whoever waits for it takes a new one
-        lock.release()
+from ..paths import SETTINGS, replace
 
 
 def resume(
@@ -58,13 +34,12 @@ def resume(
                 raise ValueError(f"{file} was made with {key} = {was}, not {value}; {instead}")
         settings["methods"] = known["methods"] | settings["methods"]
         try:
-            with long_cells():
-                rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
-                if rows.fieldnames != columns:
-                    raise ValueError(f"its columns are {', '.join(rows.fieldnames or [])}")
-                for row in rows:
-                    numbers = {key: float(row[key] or "nan") for key in columns[4:-1]}  # pandas leaves nan empty
-                    done[row["pair"], row["method"]] = {key: row[key] for key in columns} | numbers
+            rows = csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
+            if rows.fieldnames != columns:
+                raise ValueError(f"its columns are {', '.join(rows.fieldnames or [])}")
+            for row in rows:
+                numbers = {key: float(row[key] or "nan") for key in columns[4:-1]}  # pandas leaves nan empty
+                done[row["pair"], row["method"]] = {key: row[key] for key in columns} | numbers
         except (ValueError, csv.Error) as error:
             raise ValueError(f"{file} is not a table of this run: {error}; {instead}") from None
         for key in order:
@@ -74,6 +49,7 @@ def resume(
             was = row["text"]
             if not row["error"] and (text := texts.get(pair, was)) != was:
                 raise ValueError(f"{file} holds pair {pair!r} with the text {was!r}, the data set now says {text!r}; {instead}")
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace(beside, lambda part: part.write_text(json.dumps(settings, indent=1), encoding="utf-8"))
     if new:
         write(file, columns, [], "w")

@@ -7,14 +7,15 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..checks import PROTOCOLS, in_a_row, one_line, one_of, whole
+from ..checks import PROTOCOLS, in_a_row, one_of, whole
 from ..data import PairDataset
 from ..methods import METHODS
 from ..models import checksum
 from ..paths import replace
-from .batch import CONFIDENCE, COST, Job, Measure, ready, work
+from .batch import CONFIDENCE, COST, Job, Measure, line, ready, work
 from .cluster import distributed
-from .resume import owned, resume, write
+from .lock import owned
+from .resume import resume, write
 
 
 def run(
@@ -73,7 +74,7 @@ def run(
     with tempfile.TemporaryDirectory() as scratch, owned(Path(out or Path(scratch) / "rows.csv")) as file:
         model = f"{clip.label}, weights {checksum(clip)}"
         settings = {"model": model, "dataset": name, "protocol": protocol, "measure": measure.name, "methods": plan}
-        done = resume(file, columns, settings, order, {str(dataset[k].id): one_line(dataset[k].text) for k in pairs})
+        done = resume(file, columns, settings, order, {str(dataset[k].id): line(dataset[k].text) for k in pairs})
         finished = sum(key in done for key in order)
         with tqdm(total=len(order), initial=finished, unit="row", smoothing=0, disable=not progress) as bar:
             chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])
