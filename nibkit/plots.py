@@ -1,5 +1,6 @@
 """Every figure's parts: each function draws on an Axes and returns it.
 
+Titles are shown as written: a $ in a caption is no mathematics.
 Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
 """
 
@@ -64,7 +65,7 @@ def themed() -> Iterator[None]:
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     """An RGB picture (H, W, 3), in [0, 1] or of bytes, without axes."""
     ax.imshow(image)
-    ax.set_title(title)
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
@@ -82,7 +83,7 @@ def overlay(
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
     drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
     _colour_bar(ax, drawn, unit)
-    ax.set_title(title)
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
@@ -138,7 +139,8 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
         place = (left + right) / 2 - (right - left) * 0.03, 0.6
         ax.text(*place, spelt(word), color=ink, fontsize=12, parse_math=False, **centred)
         ax.text((left + right) / 2, 0.27, f"{score:+.3f}", fontsize=8, color="0.3", **centred)
-    ax.set(xlim=(0, 1), ylim=(0, 1), title=title)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
@@ -154,7 +156,8 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     if f"{column}_low" in table:
         ends = table[f"{column}_low"], table[f"{column}_high"]
         ax.fill_between(table.index, *ends, color=drawn.get_color(), alpha=0.2, lw=0)
-    ax.set(title=title, xlabel=table.index.name)
+    ax.set_title(title, parse_math=False)
+    ax.set(xlabel=table.index.name)
     return ax
 
 
@@ -174,5 +177,6 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
     error = np.maximum(0, [table[column] - table["low"], table["high"] - table[column]])
     ax.errorbar(table[column], rows, xerr=error, **{"fmt": "o", "markersize": 4, "elinewidth": 1, **style})
     ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
-    ax.set(title=title, ylim=(len(table) - 0.5, -0.5))
+    ax.set(ylim=(len(table) - 0.5, -0.5))
+    ax.set_title(title, parse_math=False)
     return ax

@@ -287,6 +287,17 @@ def test_two_uploads_of_one_name_are_two_pictures(panel):
     assert np.abs(shown(panel)[200, 100].astype(int) - RED).max() <= 6
 
 
+@pytest.mark.parametrize("name", ["a scene to edit", "the given picture", "captions/0000", ""])
+def test_an_upload_may_have_any_name(panel, name):
+    before = panel.picture.options
+    for colour in (RED, HALF):
+        upload(panel, encoded(Image.new("RGB", (60, 60), colour)), name)
+        assert np.abs(shown(panel)[200, 100].astype(int) - colour).max() <= 6 and panel.editor.layout.display == "none"
+    assert panel.picture.options[: len(before)] == before and len(set(panel.picture.options)) == len(before) + 2
+    panel.picture.value = "a scene to edit"
+    assert panel.editor.layout.display == ""
+
+
 def test_a_failing_method_does_not_kill_the_panel(panel, monkeypatch):
     def nib(clip, pixels, ids, *, layer=9):
         raise RuntimeError("out of memory\nat some line")

@@ -33,6 +33,12 @@ def test_a_map_with_a_known_answer(scores, pointing, mass, iou, ap):
     assert localisation.image_truth(scores, TARGET) == pytest.approx(want)
 
 
+@pytest.mark.parametrize("mask", [TARGET & False, TARGET[:4], TARGET.astype(float)], ids=["empty", "small", "floats"])
+def test_a_mask_that_asks_nothing_is_refused(mask):
+    with pytest.raises(ValueError, match=r"the mask is .* pixels in it; give a boolean one of the map's size, \(8, 8\)"):
+        localisation.image_truth(np.ones((8, 8)), mask)
+
+
 def test_average_precision_by_hand():
     """Ranks 1 and 3 of four: (1/1 + 2/3) / 2; with a tie of ranks 1 and 2: (1/2 * 1 + 2/3 * 1) / 2."""
     target = np.array([[True, False, True, False]])

@@ -19,6 +19,30 @@ def ax():
     plt.close(figure)
 
 
+MATHS = r"a $\foo$ cat"
+SHOWN = np.zeros((4, 4, 3))
+FLAT = pd.DataFrame({"m": [1.0, 2], "m_low": 0.5, "m_high": 2.5, "low": 0.5, "high": 2.5}, ["nib", "rise"])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.picture(ax, SHOWN, MATHS),
+        lambda ax: plots.overlay(ax, SHOWN, SHOWN[..., 0], title=MATHS),
+        lambda ax: plots.heat(ax, SHOWN, SHOWN[..., 0], MATHS),
+        lambda ax: plots.text(ax, [(MATHS, 1.0)], title=MATHS),
+        lambda ax: plots.line(ax, FLAT, "m", MATHS),
+        lambda ax: plots.dots(ax, FLAT, "m", MATHS),
+    ],
+)
+def test_titles_are_shown_as_written(ax, draw):
+    """A $ in a caption is no mathematics: matplotlib would end the figure, or drop the signs."""
+    draw(ax)
+    ax.figure.canvas.draw()
+    written = [text for axes in ax.figure.axes for text in (axes.title, *axes.texts) if "$" in text.get_text()]
+    assert written and not any(text.get_parse_math() for text in written)
+
+
 def labels(ticks):
     return [label.get_text() for label in ticks]
 

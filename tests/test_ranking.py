@@ -131,6 +131,9 @@ def test_holm_by_hand():
     """Sorted 0.01, 0.02, 0.04: times 3, 2, 1, never falling, at most 1."""
     assert list(ranking.holm([0.04, 0.01, 0.02])) == pytest.approx([0.04, 0.03, 0.04])
     assert list(ranking.holm([0.9, 0.8])) == [1, 1]
+    with_gap = ranking.holm([0.04, np.nan, 0.01, 0.02, np.nan])  # a test that was not made costs the others nothing
+    assert list(with_gap[[0, 2, 3]]) == pytest.approx([0.04, 0.03, 0.04]) and np.isnan(with_gap[[1, 4]]).all()
+    assert np.isnan(ranking.holm([np.nan])).all() and len(ranking.holm([])) == 0
 
 
 def test_paired_tests():

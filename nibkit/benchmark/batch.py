@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 
+from ..checks import one_line as line
 from ..methods import METHODS
 from ..metrics.contract import Batch, Metric
 from ..models.sharing import once, shared
@@ -84,8 +85,3 @@ def _results(clip, items: list[Item], how: tuple[str, dict], job: Job) -> list[d
 
 def _failed(error: Exception) -> dict:
     return {"error": line(f"{type(error).__name__}: {error}")}
-
-
-def line(text: object) -> str:
-    """A text without line breaks, so that a row of the table is one line."""
-    return " ".join(str(text).split())

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ..checks import one_of
+from ..checks import in_a_row, one_of
 from ..methods import METHODS
 from ..metrics.contract import Metric
 
@@ -23,7 +23,7 @@ def planned(clip, methods: Iterable[str] | Mapping[str, tuple[str, dict]], commo
     for label, how in plan.items():
         if not isinstance(how, tuple | list) or len(how) != 2 or not isinstance(how[1], Mapping):
             raise ValueError(f"methods[{label!r}]={how!r} is not (name, options) such as ('nib', {{'rule': 'exact'}})")
-        plan[label] = one_of("method", how[0], METHODS), {**common, **how[1]}
+        plan[in_a_row("method", label)] = one_of("method", how[0], METHODS), {**common, **how[1]}
         METHODS[how[0]].check(clip, plan[label][1])
     return plan
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..checks import PROTOCOLS, one_of, whole
+from ..checks import PROTOCOLS, in_a_row, one_of, whole
 from ..data import PairDataset
 from ..metrics.confidence import drops
 from ..metrics.contract import Metric
 from ..models import checksum
 from .batch import Job, line, ready, work
 from .cluster import distributed
+from .lock import owned
 from .plan import COST, measured, planned
 from .resume import Rows
 
@@ -41,8 +42,9 @@ def run(
     metrics: of the same maps, side by side (`nibkit.metrics.contract`).
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
-        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later;
-        other settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused.
+        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
+        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused, and so
+        is a file that another run is writing (OUT.lock says so while it does).
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
         one that cannot, or has other weights, ends the run with an error that names it. Rows are those of one without.
@@ -65,8 +67,8 @@ def run(
     name, pairs, texts = _asked(dataset, n_pairs)
     settings = {"model": f"{clip.label}, weights {checksum(clip)}", "dataset": name, "protocol": protocol}
     settings |= {"metrics": [metric.__name__ for metric in metrics], "methods": plan}
-    with tempfile.TemporaryDirectory() as scratch:
-        rows = Rows(Path(out or Path(scratch) / "rows.csv"), numbers, settings, texts)
+    with tempfile.TemporaryDirectory() as scratch, owned(Path(out or Path(scratch) / "rows.csv")) as file:
+        rows = Rows(file, numbers, settings, texts)
         chunks = ([dataset[k] for k in pairs[start : start + batch]] for start in pairs[::batch])
         jobs = (Job(name, chunk, plan, protocol, tuple(metrics), rows.lacking(chunk)) for chunk in chunks)
         jobs = (job for job in jobs if job.todo)
@@ -81,11 +83,11 @@ def run(
 
 def _asked(dataset: Sequence, n_pairs: int) -> tuple[str, range, dict[str, str]]:
     """The data set's name, the pairs' places in it, and id -> text; ValueError for no pairs or a repeated id."""
-    name, n = getattr(dataset, "name", "custom"), len(dataset)
+    name, n = in_a_row("dataset", getattr(dataset, "name", "custom")), len(dataset)
     pairs = range(min(n_pairs, n) if n_pairs else n)
     if not pairs:
         raise ValueError(f"the dataset {name} has no pairs")
-    texts = {str(dataset[k].id): line(dataset[k].text) for k in pairs}
+    texts = {in_a_row("pair", dataset[k].id): line(dataset[k].text) for k in pairs}
     if len(texts) < len(pairs):
         raise ValueError("two pairs of the dataset have the same id; rows could not be told apart: give each its own")
     return name, pairs, texts

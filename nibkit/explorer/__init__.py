@@ -9,6 +9,7 @@ PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong
 import functools
 import gc
 import html
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from .. import data
 from ..attribution import words
+from ..checks import ERRORS
 from ..data import pictures
 from ..methods import METHODS
 from ..methods.nib import RULES
@@ -210,7 +212,7 @@ class Explorer(widgets.HBox):
             yield
         except Exception as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            known = isinstance(error, (ValueError, TypeError, OSError))
+            known = isinstance(error, ERRORS)
             said = lines[0] if known else f"{type(error).__name__}: {lines[0]}"
         self.map.remove_class("nibkit-busy")
         self.message.value = f'<div class="nibkit-error">{html.escape(said)}</div>' if said else ""
@@ -222,7 +224,8 @@ class Explorer(widgets.HBox):
         files = files.items() if isinstance(files, dict) else [(f["name"], f) for f in files]  # ipywidgets 7, 8
         with self._reporting():
             for name, file in files:
-                label = name if name not in self.pixels else f"{name} ({len(self.pixels)})"
+                names = itertools.chain([name], (f"{name} ({k})" for k in itertools.count(2)))
+                label = next(free for free in names if free not in self.picture.options)
                 self.pixels[label] = self.clip.preprocess(pictures.read(bytes(file["content"]), name))
                 self._quiet = True  # new options choose the first one for a moment
                 self.picture.options = [*self.picture.options, label]

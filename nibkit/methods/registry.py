@@ -44,7 +44,8 @@ def method(
 
     Every method takes `layer` and the COMMON options and ignores those it has no use for, so that a benchmark can give
     the same to all; any other unknown option is refused. batch_size bounds memory, not results: rows at once, or a budget
-    (`Tower.rows_at_once`), by default "auto". Inputs are checked before work starts, and `info` gains the pair's share of
+    (`Tower.rows_at_once`), by default "auto"; it changes sums of float32 in their last digits (1e-6 of a score), as the
+    number of threads does. Inputs are checked before work starts, and `info` gains the pair's share of
     the seconds that the method takes by itself: what it found computed (`sharing`) is counted in.
 
     unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads the

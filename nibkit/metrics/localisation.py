@@ -143,7 +143,12 @@ def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
     mass: share of the positive scores inside the mask; 0 where none is positive. A flat positive map: the mask's share.
     iou: intersection over union of the mask and the pixels above Otsu's threshold; a flat map has no such pixel: 0.
     ap: average precision of the pixels. By chance: the mask's share.
+    ValueError for a mask without a pixel, of another size, or that is not boolean.
     """
+    if target.shape != scores.shape or target.dtype != bool or not target.any():
+        got = f"{target.dtype}, {target.shape}, {np.count_nonzero(target)} pixels in it"
+        want = f"a boolean one of the map's size, {scores.shape}, with an object in it"
+        raise ValueError(f"the mask is {got}; give {want}")
     positive = scores.clip(min=0)
     region = otsu(scores)
     return {

@@ -143,13 +143,15 @@ def paired_test(difference: np.ndarray, pictures: Sequence | None = None) -> tup
 def holm(p: Sequence[float]) -> np.ndarray:
     """Holm's step-down correction: p-values adjusted for all of them being tested at once.
 
-    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
-    [0.03, 0.06, 0.06]
+    nan is a test that was not made: it stays nan, and the others are not corrected for it.
+
+    >>> holm([0.01, 0.04, 0.03, np.nan]).round(2).tolist()
+    [0.03, 0.06, 0.06, nan]
     """
     p = np.asarray(p, float)
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    order = np.argsort(p)[: np.isfinite(p).sum()]  # nan comes last
+    adjusted = np.full_like(p, np.nan)
+    adjusted[order] = np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)).clip(max=1)
     return adjusted
 
 

@@ -3,6 +3,7 @@
 import copy
 import functools
 import importlib
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -159,6 +160,9 @@ class Clip:
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if halves := [text for text in texts if isinstance(text, str) and re.search("[\ud800-\udfff]", text)]:
+            what = "half of a sign (a lone surrogate, such as half an emoji)"
+            raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
         ids = [torch.tensor(self._tokenizer(t), device=self.device) for t in texts]
