@@ -16,7 +16,8 @@ reports: .venv/.stamp  ## regenerate reports/; on a real CLIP and real data: mak
 	$(PY) -m nibkit reports --jobs 2 $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # Two workers of one thread each: the models are too small for more threads to help.
-test: .venv/.stamp $(OLD)/.stamp  ## unit tests, then the committed notebooks against their own outputs
+test: .venv/.stamp $(OLD)/.stamp  ## style, unit tests, then the committed notebooks against their own outputs
+	$(PY) -m ruff check nibkit tests notebooks
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 tests
 	env -u MPLBACKEND OMP_NUM_THREADS=1 $(PY) -m pytest -q -n 2 --dist loadfile --nbval notebooks --sanitize-with notebooks/sanitize.cfg
 

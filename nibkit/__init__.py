@@ -7,7 +7,8 @@
 (1, 7, 7)
 
 - Models: `nibkit.models`, CLIPs that can be cut.
-- Scores: `nibkit.methods` (`nibkit.methods.nib` is the paper), `nibkit.attribution`, `nibkit.interop`, `nibkit.explorer`.
+- Scores: `nibkit.methods` (`nibkit.methods.nib` is the paper), `nibkit.attribution`, `nibkit.interop`,
+  `nibkit.explorer`.
 - Evidence: `nibkit.metrics`, `nibkit.benchmark`, and `nibkit.study`, what single notebooks ask.
 - Data: `nibkit.data`, `nibkit.scenes`, `nibkit.paths`.
 - Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.commands`. Arguments: `nibkit.checks`.
@@ -32,9 +33,11 @@ def explain(
 ) -> Attribution:
     """Score the patches and tokens of one pair, or of several, by a method of METHODS.
 
-    image: PIL picture(s); text: as many texts. One picture with several texts, or one text with several pictures, is repeated.
-    options: the method's own, such as layer=9, steps=10, rule="exact"; one that it has no use for is refused here, though
-    not by METHODS[method], which a benchmark gives the same options as all others. Errors: ValueError, TypeError.
+    image: PIL picture(s); text: as many texts. One picture with several texts, or one text with several pictures, is
+    repeated.
+    options: the method's own, such as layer=9, steps=10, rule="exact"; one that it has no use for is refused here,
+    though not by METHODS[method], which a benchmark gives the same options as all others. Errors: ValueError,
+    TypeError.
 
     >>> clip, pair = load("scenes"), data.load("cat-and-dog")[0]
     >>> a = explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
@@ -45,7 +48,8 @@ def explain(
     """
     METHODS[one_of("method", method, METHODS)].refuse_unused(options)
     images, texts = (
-        list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given] for given in (image, text)
+        list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+        for given in (image, text)
     )
     if not images or not texts:
         raise ValueError("there is no picture or no text; give one or more of both")
@@ -54,14 +58,18 @@ def explain(
     n = max(len(images), len(texts))
     images, texts = (items * n if len(items) == 1 else items for items in (images, texts))
     if len(images) != len(texts):
-        raise ValueError(f"{len(images)} pictures and {len(texts)} texts do not pair up; give one of either, or as many of both")
+        raise ValueError(
+            f"{len(images)} pictures and {len(texts)} texts do not pair up; give one of either, or as many of both"
+        )
     return METHODS[method](clip, clip.preprocess(images), clip.tokenize(texts), **options)
 
 
 def explore(clip: Clip, image: Image.Image, text: str):
-    """A panel to ask with: sliders, method, text, upload and a scene editor beside the map; an `nibkit.explorer.Explorer`.
+    """A panel to ask with: sliders, method, text, upload and a scene editor beside the map; an
+    `nibkit.explorer.Explorer`.
 
-    image: PIL picture; text: its caption. Needs a notebook (JupyterLab, Colab, Voila); `.figure()` is the same without one.
+    image: PIL picture; text: its caption. Needs a notebook (JupyterLab, Colab, Voila); `.figure()` is the same without
+    one.
     """
     from .explorer import Explorer  # widgets and plots only where they are wanted
 

@@ -14,6 +14,7 @@ import importlib
 import inspect
 import sys
 
+from .checks import ERRORS
 from .commands import NAMES
 
 
@@ -28,9 +29,10 @@ def main(argv: list[str] | None = None) -> int:
         child = subparsers.add_parser(name, help=text.splitlines()[0], description=text, formatter_class=raw)
         child.set_defaults(run=command(child))
     args = parser.parse_args(argv)
+    sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may hold what a screen cannot
     try:
         return args.run(args)
-    except (ValueError, OSError, ImportError) as error:  # bad input, no such file, weights or extra: refused with a sentence
+    except ERRORS as error:  # refused with a sentence
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -2,9 +2,13 @@
 
 import math
 import operator
+import re
 from collections.abc import Collection
 from numbers import Real
 
+# How nibkit says no, always in a sentence: bad input (data.DataError among it), files or weights not to be had, an extra
+# that is not installed. The command line, the panel and the fuzz test know these; anything else is a fault.
+ERRORS = (ValueError, OSError, ImportError)
 PROTOCOLS = ("paper", "corrected")  # as the authors' code computes, and as the paper defines
 
 
@@ -51,3 +55,25 @@ def one_of(name: str, value: object, allowed: Collection[str]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of: {', '.join(allowed)}")
     return value
+
+
+def in_a_row(what: str, name: object) -> str:
+    """A name that a row of a table can hold, as a string: without line breaks, and without halves of signs.
+
+    >>> in_a_row("pair", "a\\nb")
+    Traceback (most recent call last):
+    ValueError: the name of a pair, 'a\\nb', holds a line break or half of a sign; give it another
+    """
+    if re.search("[\r\n\ud800-\udfff]", found := str(name)):
+        raise ValueError(f"the name of a {what}, {found!r}, holds a line break or half of a sign; give it another")
+    return found
+
+
+def one_line(text: object) -> str:
+    """A text as a row of a table or a screen can hold it: without line breaks, and spelt out what no file can hold (half
+    of an emoji, a byte of a file's name).
+
+    >>> one_line("a cat\\n \\ud83d")
+    'a cat \\\\ud83d'
+    """
+    return " ".join(str(text).encode("utf-8", "backslashreplace").decode("utf-8").split())

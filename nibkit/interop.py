@@ -19,6 +19,7 @@ from .checks import one_of, whole
 from .methods import METHODS
 from .methods.nib import paths
 from .models import Clip
+from .models.modes import plain, recordable
 from .models.towers import Layer, ragged
 
 RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}  # Captum's name -> ours
@@ -67,7 +68,8 @@ class NIB:
         rows = whole("internal_batch_size", internal_batch_size)
         self.clip.check(pixels, ids)
         options = {"tol": 0.01, "max_passes": 64, "batch_size": rows}
-        with torch.enable_grad():
+        with plain(grad=True):
+            pixels, ids = recordable(pixels), [recordable(i) for i in ids]
             image, text = paths(self.clip, pixels, ids, self.layer, rule, n_steps, **options)
         scores = image.scores, ragged(text.scores, ids)
         return (scores, (image.delta, text.delta)) if return_convergence_delta else scores
@@ -89,7 +91,8 @@ class CaptionLogits(torch.nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Pixels (B, 3, H, W) -> a logit per caption (B, captions)."""
         clip = self.clip
-        image = clip.image.embed_rows(clip.image.rows(pixels))
+        with plain():
+            image = clip.image.embed_rows(clip.image.rows(pixels))
         text = clip.embed_text(self.ids)  # anew at every call: somebody may have changed the weights
         return clip.logit_scale * F.normalize(image) @ F.normalize(text).T
 

@@ -2,8 +2,10 @@
 are written whole.
 """
 
+import contextlib
+import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -44,3 +46,13 @@ def save(path: Path, text: str) -> None:
     """Write a text file whole or not at all, its folder made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def long_cells() -> Iterator[None]:
+    """Python's csv reads cells of any length in this block, not of 131,072 characters at most."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

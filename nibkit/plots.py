@@ -1,8 +1,10 @@
 """Every figure's parts: each function draws on an Axes and returns it.
 
+Titles are shown as written: a $ in a caption is no mathematics.
 Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 from colorsys import hls_to_rgb
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from contextlib import contextmanager
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
@@ -17,6 +20,10 @@ from matplotlib.colors import ListedColormap, Normalize
 from .methods import METHODS
 
 SIGNED = "RdBu_r"
+FONTS = [  # between them they have most letters; matplotlib draws each letter with the first that has it
+    *["DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Emoji", "Symbola", "WenQuanYi Zen Hei"],
+    *["Unifont", "Arial Unicode MS", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Segoe UI Emoji"],
+]
 _colorblind = sns.color_palette("colorblind", 10)
 PALETTE = [*_colorblind[:7], _colorblind[9], *sns.color_palette("dark", 10)[1:6]]  # of methods, in the order of METHODS
 
@@ -43,7 +50,8 @@ RULES = {  # NIB's quadrature rules in NIB's colour, the more broken the less th
 
 def theme() -> None:
     """Set seaborn's white grid and our resolutions for all figures that follow."""
-    sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight"})
+    rc = {"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight", "font.family": ["sans-serif", *_fonts()]}
+    sns.set_theme(style="whitegrid", context="notebook", rc=rc)
 
 
 @contextmanager
@@ -57,7 +65,7 @@ def themed() -> Iterator[None]:
 def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
     """An RGB picture (H, W, 3), in [0, 1] or of bytes, without axes."""
     ax.imshow(image)
-    ax.set_title(title)
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
@@ -75,7 +83,7 @@ def overlay(
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
     drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
     _colour_bar(ax, drawn, unit)
-    ax.set_title(title)
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
@@ -100,28 +108,46 @@ def heat(
     return picture(ax, image * (1 - strength + strength * heatmap[..., None]), title)
 
 
+@functools.cache
+def _fonts() -> dict[str, frozenset]:
+    """Those of FONTS that this machine has, best first: name -> the letters it has."""
+    files = {font.name: font.fname for font in reversed(font_manager.fontManager.ttflist)}
+    known = [name for name in FONTS if name in files]
+    return {name: frozenset(font_manager.get_font(files[name]).get_charmap()) for name in known}
+
+
+def spelt(word: str) -> str:
+    """The word as it can be drawn here: a letter that no font has becomes its number, which says what is missing.
+
+    >>> spelt("café"), spelt("\\U00100000")
+    ('café', 'U+100000')
+    """
+    return "".join(c if any(ord(c) in letters for letters in _fonts().values()) else f"U+{ord(c):X}" for c in word)
+
+
 def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = None, title: str = "") -> Axes:
     """Words on a background coloured by their signed score, the score below each; one line that fills the Axes."""
     limit = float(limit or max((abs(s) for _, s in words), default=0) or 1e-9)
     colour, norm = plt.get_cmap(SIGNED), Normalize(-limit, limit)
-    widths = np.array([max(len(w), 4) + 1 for w, _ in words], float)
+    widths = np.array([max(len(spelt(w)), 4) + 1 for w, _ in words], float)
     edges = np.concatenate([[0], np.cumsum(widths)]) / max(widths.sum(), 1)
     for (word, score), left, right in zip(words, edges[:-1], edges[1:]):
         face = colour(norm(score))
         ink = "white" if np.mean(face[:3]) < 0.45 else "black"
         ax.add_patch(plt.Rectangle((left, 0.42), (right - left) * 0.94, 0.36, color=face, lw=0))
         centred = {"ha": "center", "va": "center"}
-        ax.text((left + right) / 2 - (right - left) * 0.03, 0.6, word, color=ink, fontsize=12, parse_math=False, **centred)
+        place = (left + right) / 2 - (right - left) * 0.03, 0.6
+        ax.text(*place, spelt(word), color=ink, fontsize=12, parse_math=False, **centred)
         ax.text((left + right) / 2, 0.27, f"{score:+.3f}", fontsize=8, color="0.3", **centred)
-    ax.set(xlim=(0, 1), ylim=(0, 1), title=title)
+    ax.set(xlim=(0, 1), ylim=(0, 1))
+    ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
 
-def style(label: str) -> dict[str, str]:
-    """A line's colour and dashes: the method's own colour, dashed for a variant of it ("nib exact")."""
-    name, _, variant = label.partition(" ")
-    return {"color": colour(name), "ls": "--" if variant else "-"}
+def style(label: str, method: str) -> dict[str, str]:
+    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it."""
+    return {"color": colour(method), "ls": "-" if label == method else "--"}
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
@@ -130,7 +156,8 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     if f"{column}_low" in table:
         ends = table[f"{column}_low"], table[f"{column}_high"]
         ax.fill_between(table.index, *ends, color=drawn.get_color(), alpha=0.2, lw=0)
-    ax.set(title=title, xlabel=table.index.name)
+    ax.set_title(title, parse_math=False)
+    ax.set(xlabel=table.index.name)
     return ax
 
 
@@ -150,5 +177,6 @@ def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **st
     error = np.maximum(0, [table[column] - table["low"], table["high"] - table[column]])
     ax.errorbar(table[column], rows, xerr=error, **{"fmt": "o", "markersize": 4, "elinewidth": 1, **style})
     ax.set_yticks(np.arange(len(table)), [str(name) for name in table.index])
-    ax.set(title=title, ylim=(len(table) - 0.5, -0.5))
+    ax.set(ylim=(len(table) - 0.5, -0.5))
+    ax.set_title(title, parse_math=False)
     return ax

@@ -1,7 +1,8 @@
 """nbval compares outputs as text. Here the last digit of a number may be off by one.
 
-A number near a rounding border is shown with another last digit on another processor, and its column may shift. So a number
-with a decimal point or an exponent agrees within one unit of the last digit shown; words and whole numbers agree exactly.
+A number near a rounding border is shown with another last digit on another processor, and its column may shift. So a
+number with a decimal point or an exponent agrees within one unit of the last digit shown; words and whole numbers agree
+exactly.
 """
 
 import re

@@ -7,6 +7,7 @@ from scipy import stats
 
 import nibkit
 from nibkit import benchmark, data
+from nibkit.benchmark.plan import identities
 from nibkit.metrics import METRICS
 from nibkit.study import ablation
 
@@ -17,7 +18,7 @@ def planted(means, n=40, noise=0.0, setting="layer", name="nib"):
     rows = []
     for value, mean in means.items():
         for k in range(n):
-            row = {"dataset": "noise", "pair": f"noise/{k}", "method": f"{name} {setting}={value:g}"}
+            row = {"dataset": "noise", "pair": f"noise/{k}", "label": f"{name} {setting}={value:g}", setting: value}
             row |= {metric: mean + noise * rng.normal() for metric in METRICS}
             rows.append(row | {"seconds": 1.0, "passes": 1.0})
     return pd.DataFrame(rows)
@@ -31,14 +32,16 @@ def test_plan_and_back():
     plan = ablation.plan("m2ib", "beta", [0.01, 0.1], lr=2.0)
     assert list(plan) == ["m2ib beta=0.01", "m2ib beta=0.1"]
     assert plan["m2ib beta=0.1"] == ("m2ib", {"lr": 2.0, "beta": 0.1})
-    rows = ablation.by_setting(pd.DataFrame({"method": [*plan, "nib exact", "nib layer=3"]}), "beta")
-    assert rows.beta.tolist() == [0.01, 0.1]
-    assert rows.method.tolist() == list(plan)
+    who = identities(plan | {"m2ib": ("m2ib", {}), "nib, 3 steps": ("nib", {"steps": 3})})
+    assert [who[label]["beta"] for label in (*plan, "m2ib")] == [0.01, 0.1, 0.1] and np.isnan(
+        who["nib, 3 steps"]["beta"]
+    )
+    assert who["m2ib"] == {"method": "m2ib", "lr": 1, "beta": 0.1, "steps": 10}
 
 
 def test_summary_by_setting():
     rows = pd.concat([planted({3: 1.0, 10: 5.0}, setting="steps"), planted({1: 9.0}, setting="beta")])
-    summary = benchmark.summary(ablation.by_setting(rows, "steps"), by="steps")
+    summary = benchmark.summary(rows, by="steps")
     assert summary.index.name == "steps"
     assert summary.image_drop.to_dict() == {3: 1.0, 10: 5.0}
 
@@ -54,8 +57,8 @@ def test_summary_by_setting():
 )
 def test_paper_tables_joined(role, setting, values):
     table = ablation.paper(setting, role)
-    labels = pd.DataFrame({"method": list(ablation.plan("nib", setting, values))})
-    assert table.index.tolist() == ablation.by_setting(labels, setting)[setting].tolist()  # matched to the last bit
+    plan = ablation.plan("m2ib" if setting == "beta" else "nib", setting, values)
+    assert table.index.tolist() == [who[setting] for who in identities(plan).values()]  # matched to the last bit
     assert table.index.tolist() == pytest.approx(values)
     assert table.index.name == setting
     assert list(table) == METRICS
@@ -106,9 +109,9 @@ def test_one_setting_that_stands_out_is_no_trend():
 
 def test_a_trend_of_settings_that_the_pairs_do_not_share_is_open():
     """Our means rise with the paper's, because of one pair."""
-    rows = planted({k: 0.0 for k in range(8)}, noise=0.1)
+    rows = planted(dict.fromkeys(range(8), 0.0), noise=0.1)
     for k in range(8):
-        rows.loc[(rows.pair == "noise/39") & (rows.method == f"nib layer={k}"), METRICS] = 100.0 * k
+        rows.loc[(rows.pair == "noise/39") & (rows.layer == k), METRICS] = 100.0 * k
     found = ablation.trend(rows, paper_like({k: float(k) for k in range(8)}))
     assert (found.p_holm < 0.05).all() and (found.low < 0).all() and (found.verdict == "open").all()
 
@@ -118,7 +121,7 @@ def test_trend_is_scipys_and_open_under_noise():
     theirs = paper_like(dict(enumerate(rng.normal(size=8))))
     rows = planted(dict.fromkeys(range(8), 0.0), noise=1.0)
     found = ablation.trend(rows, theirs)
-    means = benchmark.summary(ablation.by_setting(rows, "layer"), by="layer")
+    means = benchmark.summary(rows, by="layer")
     for metric in METRICS:
         assert found.rho[metric] == pytest.approx(stats.spearmanr(means[metric], theirs[metric]).statistic)
     assert ((found.low < 0) & (found.high > 0) & (found.verdict == "open")).all()
@@ -135,7 +138,7 @@ def test_trend_leaves_out_pairs_with_a_gap():
     """A pair that failed at one setting would shift that setting's mean against the others'."""
     rows = planted({1: 1.0, 2: 2.0, 3: 3.0})
     rows.loc[rows.pair == "noise/0", METRICS] = 1000.0
-    rows.loc[(rows.pair == "noise/0") & (rows.method == "nib layer=3"), METRICS] = np.nan
+    rows.loc[(rows.pair == "noise/0") & (rows.layer == 3), METRICS] = np.nan
     found = ablation.trend(rows, paper_like({1: 1.0, 2: 2.0, 3: 3.0}))
     assert (found.n == 39).all() and found.rho.to_numpy() == pytest.approx(1)
 

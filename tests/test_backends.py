@@ -204,7 +204,7 @@ def test_a_siglip_folder_without_tokenizer(tmp_path, make):
     want = library(clip.around(model), pixels, ids)
     torch.testing.assert_close(clip.embed_image(pixels), want[0], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(clip.embed_text(ids), want[1], atol=2e-5, rtol=1e-4)
-    with pytest.raises(ValueError, match="has no tokenizer files; put the model's tokenizer.json"):
+    with pytest.raises(ValueError, match="has no tokenizer files; put its tokenizer.json"):
         clip.tokenize("a dog")
 
 
@@ -264,8 +264,8 @@ def test_the_same_weights_as_state_dict_archive_and_in_open_clip(layers, archite
         scripted = torch.jit.trace(model, (torch.randn(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.int64)), check_trace=False)
     torch.jit.save(scripted, tmp_path / "archive.pt")
     load = functools.partial(nibkit.load, device="cpu", dtype="float64")
-    state = load(tmp_path / "state.pt")
-    same_maps(state, load(tmp_path / "archive.pt"))
+    state = load(f"openai:{tmp_path}/state.pt")
+    same_maps(state, load(f"openai:{tmp_path}/archive.pt"))
     same_maps(state, load(f"open_clip:nibkit-{'quick' if layers == 3 else 'quick-resnet'}/{tmp_path}/state.pt"))
     if layers == 3:
         theory.as_transformers(state).model.save_pretrained(tmp_path / "hf")
@@ -360,7 +360,7 @@ def test_an_archive_with_a_foreign_pickle_is_refused(tmp_path):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_keeps_the_integrand_single(dtype, tmp_path):
     torch.save(openai_model().state_dict(), tmp_path / "x.pt")
-    single, half = (nibkit.load(tmp_path / "x.pt", device="cpu", dtype=d) for d in ("float32", dtype))
+    single, half = (nibkit.load(f"openai:{tmp_path}/x.pt", device="cpu", dtype=d) for d in ("float32", dtype))
     pixels, ids = inputs(single)
     a, b = single.embed_image(pixels), half.embed_image(pixels)
     assert b.dtype == torch.float32 and 1e-5 < (a - b).abs().max() / a.abs().max() < 0.03

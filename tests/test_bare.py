@@ -1,7 +1,9 @@
-"""One notebook file in an empty folder, on a Python that has Jupyter and what Colab preinstalls, and nothing of this checkout.
+"""One notebook file in an empty folder, on a Python that has Jupyter and what Colab preinstalls, and nothing of this
+checkout.
 
-Real: the wheel built from the checkout, the virtual environment, pip's resolution and its constraints, the kernel. Local: pip's
-index, a folder of wheels repacked from what is installed here, so that the test needs no network and moves no version.
+Real: the wheel built from the checkout, the virtual environment, pip's resolution and its constraints, the kernel.
+Local: pip's index, a folder of wheels repacked from what is installed here, so that the test needs no network and moves
+no version.
 """
 
 import os
@@ -20,7 +22,8 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = "02_single_example.ipynb"
 PREINSTALLED = (  # on Colab; pip itself, and Jupyter to execute the notebook
-    "torch torchvision numpy pandas ipywidgets matplotlib pillow scipy scikit-image seaborn safetensors tqdm pip jupyterlab nbconvert"
+    "torch torchvision numpy pandas ipywidgets matplotlib pillow scipy scikit-image seaborn safetensors tqdm "
+    "pip jupyterlab nbconvert"
 )
 
 
@@ -102,12 +105,16 @@ def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, wheel, tmp_pat
     assert "rf-clip" not in there and "papermill" not in there and {"torch", "numpy", "ipykernel"} <= there
 
     def run(*command):
-        return subprocess.run([python, *command], cwd=tmp_path / "empty", env=variables, capture_output=True, encoding="utf-8")
+        return subprocess.run(
+            [python, *command], cwd=tmp_path / "empty", env=variables, capture_output=True, encoding="utf-8"
+        )
 
     (tmp_path / "empty").mkdir()
     source = (ROOT / "notebooks" / NOTEBOOK).read_text(encoding="utf-8")
     assert source.count("git+https://github.com") == 1  # for which the wheel stands
-    (tmp_path / "empty" / NOTEBOOK).write_text(re.sub(r"git\+https://github\.com[\w/]+", str(wheel), source), encoding="utf-8")
+    (tmp_path / "empty" / NOTEBOOK).write_text(
+        re.sub(r"git\+https://github\.com[\w/]+", str(wheel), source), encoding="utf-8"
+    )
     assert "No module named 'nibkit'" in run("-c", "import torch, nibkit").stderr
     done = run("-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -119,9 +126,15 @@ def test_one_notebook_alone_installs_what_it_lacks_and_runs(bare, wheel, tmp_pat
     assert all(path.startswith(str(site)) for path in where.split())
 
     mine, committed = (
-        [cell.outputs for cell in nbformat.read(path, as_version=4).cells if cell.source.startswith("# NBVAL_CHECK_OUTPUT")]
+        [
+            cell.outputs
+            for cell in nbformat.read(path, as_version=4).cells
+            if cell.source.startswith("# NBVAL_CHECK_OUTPUT")
+        ]
         for path in (tmp_path / "empty" / NOTEBOOK, ROOT / "notebooks" / NOTEBOOK)
     )
-    texts = [[o.get("text", "") or o.data["text/plain"] for outputs in cells for o in outputs] for cells in (mine, committed)]
+    texts = [
+        [o.get("text", "") or o.data["text/plain"] for outputs in cells for o in outputs] for cells in (mine, committed)
+    ]
     assert committed and texts[0] == texts[1]
     assert list((tmp_path / "runs").rglob("*.csv"))

@@ -19,8 +19,10 @@ from scipy import stats
 
 import nibkit
 from nibkit import benchmark
+from nibkit.benchmark import METRICS, batch, beside_paper, run, style, summary
 from nibkit.methods import method
-from nibkit.benchmark import METRICS, batch, beside_paper, measures, run, style, summary
+from nibkit.metrics import corrected_drops, drops, metric, perturbation
+from nibkit.metrics import stats as ranking
 
 METHODS = {"nib": ("nib", {"steps": 3}), "nib 2": ("nib", {"steps": 2}), "random": ("random", {})}
 TEXTS = ["a dog", "a cat and a dog", 'a "red", round bus', "two birds on the water"]
@@ -75,8 +77,10 @@ def undisturbed(golden_clip, tmp_path_factory):
 
 def test_rows(golden_clip, undisturbed):
     dataset, rows, out = undisturbed
-    assert list(rows) == ["dataset", "pair", "text", "method", *METRICS, "seconds", "passes", "error"]
-    assert list(zip(rows.pair, rows.method)) == [(p.id, label) for p in dataset for label in METHODS]
+    first = ["dataset", "pair", "picture", "text", "label", "method", "steps"]
+    assert list(rows) == [*first, *METRICS, "seconds", "passes", "error"]
+    assert list(rows.method[:3]) == ["nib", "nib", "random"] and list(rows.steps[:3].fillna(0)) == [3, 2, 0]
+    assert list(zip(rows.pair, rows.label)) == [(p.id, label) for p in dataset for label in METHODS]
     assert set(rows.dataset) == {"noise"}
     assert list(rows.text[[6, 9]]) == ['a "red", round bus', "two birds on the water"]
     good = rows[rows.pair != "noise/2"]
@@ -97,13 +101,13 @@ def test_file_holds_the_same_table(undisturbed):
 def test_without_a_file_and_with_names(golden_clip, undisturbed):
     dataset, rows, _ = undisturbed
     assert_same(go(golden_clip, dataset), rows)
-    assert list(go(golden_clip, dataset, methods=["centre", "random"], n_pairs=1).method) == ["centre", "random"]
+    assert list(go(golden_clip, dataset, methods=["centre", "random"], n_pairs=1).label) == ["centre", "random"]
 
 
 def test_broken_pairs_become_rows_and_the_others_go_on(golden_clip):
     dataset = Pairs([Pair(0), Broken(1), Pair(2, "dog " * 200), Pair(3, ""), Pair(4), Pair(5, float("nan")), Pair(6)])
     rows = go(golden_clip, dataset, methods=["random", "centre"], batch=7)
-    reasons = rows.pivot(index="pair", columns="method", values="error")
+    reasons = rows.pivot(index="pair", columns="label", values="error")
     assert (reasons.random == reasons.centre).all()
     assert re.match("FileNotFoundError: .*no such picture.png", reasons.random["noise/1"])
     assert "has 202 tokens; this model reads at most 77" in reasons.random["noise/2"]
@@ -129,7 +133,7 @@ def _picky(kind):
 def test_a_method_that_fails_costs_only_its_pair(golden_clip, monkeypatch):
     _picky(RuntimeError)
     rows = go(golden_clip, pairs(6), methods=["picky", "random"])
-    picky, random = (rows[rows.method == m].reset_index(drop=True) for m in ("picky", "random"))
+    picky, random = (rows[rows.label == m].reset_index(drop=True) for m in ("picky", "random"))
     assert list(picky.error) == ["RuntimeError: not this one", "", "", "", "RuntimeError: not this one", ""]
     assert (random.error == "").all()
     some = [1, 2, 3, 5]
@@ -147,7 +151,7 @@ def test_an_interrupt_passes_through_and_the_run_goes_on(golden_clip, monkeypatc
         file.write("noise,noi")  # as a kill leaves it
     with pytest.raises(KeyboardInterrupt):
         go(golden_clip, dataset, out, methods=["random", "picky"], batch=2)
-    assert list(zip(read(out).pair, read(out).method)) == [
+    assert list(zip(read(out).pair, read(out).label)) == [
         *(("noise/1", "picky"), ("noise/2", "picky")),
         *((p.id, "random") for p in dataset),
     ]
@@ -199,7 +203,7 @@ def test_killed_and_started_again(golden_clip, golden_folder, tmp_path):
     written = read(out)
     rows = go(golden_clip, pairs(7), out)
     assert_same(rows, go(golden_clip, pairs(7)))
-    kept = rows.merge(written[["pair", "method", "seconds"]], on=["pair", "method"])
+    kept = rows.merge(written[["pair", "label", "seconds"]], on=["pair", "label"])
     assert len(kept) == 9 and (kept.seconds_x == kept.seconds_y).all()  # not measured again
 
 
@@ -236,7 +240,9 @@ def test_other_settings_are_refused(golden_clip, undisturbed):
 
 def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
     (tmp_path / "mine.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="mine.csv has no mine.csv.settings.json beside it that says how it was made; choose"):
+    with pytest.raises(
+        ValueError, match="mine.csv has no mine.csv.settings.json beside it that says how it was made; choose"
+    ):
         go(golden_clip, pairs(1), tmp_path / "mine.csv")
     assert (tmp_path / "mine.csv").read_text() == "a,b\n1,2\n"
 
@@ -246,7 +252,11 @@ def test_a_file_of_unknown_origin_is_refused(golden_clip, tmp_path):
     [
         (b"a,b\n1,2\n", None, "rows.csv is not a table of this run: its columns are a, b; choose another file"),
         (b"half a line", None, "rows.csv is not a table of this run: its columns are ; choose another file"),
-        (b"noise,noise/0,a dog,random,x,0,0,0,0,0,\n", None, "is not a table of this run: could not convert .* 'x'; choose"),
+        (
+            b"noise,noise/0,,a dog,random,random,x,0,0,0,0,0,\n",
+            None,
+            "is not a table of this run: could not convert .* 'x'; choose",
+        ),
         (b"\xff\n", None, "is not a table of this run: .*; choose another file"),
         (b"half a line", "{", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
         (b"half a line", "[]", "rows.csv has no rows.csv.settings.json beside it that says how it was made"),
@@ -279,7 +289,9 @@ def test_rows_of_an_edited_data_set_are_refused(golden_clip, tmp_path):
     before = out.read_bytes()
     for texts in (["a new first", "a cat", "a dog"], ["a cat", "a dog"]):
         edited = Pairs(Pair(k, text) for k, text in enumerate(texts))
-        message = "rows.csv holds pair 'noise/[01]' with the text '.*', the data set now says '.*'; choose another file or delete"
+        message = (
+            "rows.csv holds pair 'noise/[01]' with the text '.*', the data set now says '.*'; choose another file or"
+        )
         with pytest.raises(ValueError, match=message):
             go(golden_clip, edited, out, methods=["random", "centre"])
     assert out.read_bytes() == before
@@ -352,8 +364,9 @@ def test_a_dataset_without_pairs_is_refused(golden_clip, tmp_path):
 
 
 def test_numpy_integers_among_the_options_resume(golden_clip, tmp_path):
-    ask = lambda layer: go(golden_clip, pairs(1), tmp_path / "rows.csv", methods={"x": ("random", {"layer": layer})})  # noqa: E731
-    pd.testing.assert_frame_equal(ask(np.int64(8)), ask(8))
+    plans = ({"x": ("random", {"layer": layer})} for layer in (np.int64(8), 8))
+    first, again = (go(golden_clip, pairs(1), tmp_path / "rows.csv", methods=plan) for plan in plans)
+    pd.testing.assert_frame_equal(first, again)
 
 
 def test_ids_must_differ(golden_clip):
@@ -367,18 +380,28 @@ def test_ids_must_differ(golden_clip):
 def table(**methods) -> pd.DataFrame:
     """Rows from (image_drop, image_increase) per pair; None is a failure."""
     rows = []
-    for method, values in methods.items():
+    for label, values in methods.items():
         for k, value in enumerate(values):
             drop, up = value or (np.nan, np.nan)
             metrics = {"image_drop": drop, "image_increase": up, "text_drop": 2 * drop, "text_increase": up}
-            rows.append({"dataset": "d", "pair": f"d/{k}", "method": method, **metrics, "seconds": 0.5, "passes": 10.0})
+            rows.append(
+                {
+                    "dataset": "d",
+                    "pair": f"d/{k}",
+                    "label": label,
+                    "method": label.split()[0],
+                    **metrics,
+                    "seconds": 0.5,
+                    "passes": 10.0,
+                }
+            )
     return pd.DataFrame(rows)
 
 
 def test_summary_by_hand():
     rows = table(b=[(1.0, 0.0), (2.0, 100.0), None, (6.0, 100.0)], a=[(4.0, 0.0)] * 4)
     s = summary(rows)
-    assert list(s.index) == ["b", "a"] and s.index.name == "method"
+    assert list(s.index) == ["b", "a"] and s.index.name == "label"
     assert (s.n["b"], s.failures["b"], s.n["a"], s.failures["a"]) == (3, 1, 4, 0)
     assert (s.image_drop["b"], s.text_drop["b"], s.image_drop["a"]) == (3.0, 6.0, 4.0)
     assert s.image_increase["b"] == pytest.approx(200 / 3)
@@ -394,19 +417,18 @@ def test_summary_of_nothing_but_failures():
 
 
 def test_summary_intervals():
+    """Between the percentile bootstrap's ends and beyond them on the long side; a lower level is narrower."""
     values = np.random.default_rng(1).gamma(2.0, size=200)
     rows = table(a=[(v, 0.0) for v in values])
-    s = summary(rows).loc["a"]
-    want = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20000).confidence_interval
+    s, half = summary(rows).loc["a"], summary(rows, level=0.5).loc["a"]
+    want = stats.bootstrap((values,), np.mean, method="BCa", n_resamples=20000, rng=0).confidence_interval
     np.testing.assert_allclose([s.image_drop_low, s.image_drop_high], [want.low, want.high], atol=0.03)
-    assert summary(rows).equals(summary(rows)) and not summary(rows, seed=1).equals(summary(rows))
-    narrow = summary(rows, level=0.5).loc["a"]
-    assert s.image_drop_low < narrow.image_drop_low < s.image_drop < narrow.image_drop_high < s.image_drop_high
+    assert s.image_drop_low < half.image_drop_low < s.image_drop < half.image_drop_high < s.image_drop_high
 
 
 def test_summary_by_two_columns():
     rows = pd.concat([table(a=[(1.0, 0.0)]), table(a=[(3.0, 0.0)]).assign(dataset="e")])
-    assert list(summary(rows, by=["dataset", "method"]).image_drop.items()) == [(("d", "a"), 1.0), (("e", "a"), 3.0)]
+    assert list(summary(rows, by=["dataset", "label"]).image_drop.items()) == [(("d", "a"), 1.0), (("e", "a"), 3.0)]
 
 
 @pytest.mark.parametrize(
@@ -443,29 +465,138 @@ def test_style_puts_the_best_in_bold():
 
 def test_style_leaves_the_speed_of_controls_blank():
     rows = table(nib=[(1.0, 0.0)], random=[(1.0, 0.0)])
-    rows.loc[rows.method == "random", "passes"] = 0.0
+    rows.loc[rows.label == "random", "passes"] = 0.0
     assert style(summary(rows)).data["pairs per second (ours: this run)"].to_dict() == {"nib": "2.00", "random": ""}
 
 
-def test_other_measures_have_their_own_columns_and_resume(golden_clip, tmp_path):
-    both = measures.together(measures.PROTOCOLS, measures.areas(["image"], ["mean"], points=1))
-    rows = go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"], measure=both)
-    assert list(rows) == ["dataset", "pair", "text", "method", *both.columns, "seconds", "passes", "error"]
-    assert (rows.error == "").all() and rows[list(both.columns)].notna().all(axis=None)
-    more = go(golden_clip, pairs(4), tmp_path / "rows.csv", methods=["random"], measure=both)
+def test_other_metrics_have_their_own_columns_and_resume(golden_clip, tmp_path):
+    metrics = [drops, corrected_drops, perturbation.areas(["image"], ["mean"], points=1)]
+    names = [column for metric in metrics for column in metric.columns]
+    rows = go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"], metrics=metrics)
+    assert list(rows) == ["dataset", "pair", "picture", "text", "label", "method", *names, "seconds", "passes", "error"]
+    assert (rows.error == "").all() and rows[names].notna().all(axis=None)
+    more = go(golden_clip, pairs(4), tmp_path / "rows.csv", methods=["random"], metrics=metrics)
     pd.testing.assert_frame_equal(more[:3], rows)
-    with pytest.raises(ValueError, match="was made with measure = confidence paper and corrected"):
+    with pytest.raises(
+        ValueError, match="was made with metrics = .'drops', 'corrected_drops', 'areas of image, mean, 1 points"
+    ):
         go(golden_clip, pairs(3), tmp_path / "rows.csv", methods=["random"])
 
 
 def test_corrected_columns_are_the_corrected_protocol(golden_clip):
-    rows = go(golden_clip, pairs(2), methods=["random"], measure=measures.PROTOCOLS)
+    metrics = [drops, corrected_drops]
+    rows = go(golden_clip, pairs(2), methods=["random"], metrics=metrics)
     pixels, ids = golden_clip.preprocess([p.image for p in pairs(2)]), golden_clip.tokenize([p.text for p in pairs(2)])
     a = nibkit.METHODS["random"](golden_clip, pixels, ids)
     for suffix, how in (("", {}), ("_corrected", {"protocol": "corrected", "relative": True})):
         want = nibkit.metrics.confidence(golden_clip, pixels, ids, a.heatmap(), a.word_scores(), **how)
         for column in ("image_drop", "text_drop", "text_increase"):
             np.testing.assert_allclose(rows[column + suffix].astype(float), want[column], atol=1e-3)
+
+
+@metric({"spread": False, "darkness": None})
+def spread(clip, batch, a):
+    """A metric of the tests: how far the map's scores lie apart, and what the picture's mean is."""
+    assert len(batch.pairs) == len(batch.pixels) == len(batch.ids) == len(a.image) and batch.protocol == "corrected"
+    return pd.DataFrame({"spread": np.ptp(a.image, axis=(1, 2)), "darkness": batch.pixels.mean((1, 2, 3)).numpy()})
+
+
+def test_a_metric_of_ones_own_through_run_summary_and_compare(golden_clip):
+    labels = {
+        "nib": ("nib", {"steps": 2}),
+        "a": ("random", {"seed": 0}),
+        "b": ("random", {"seed": 1}),
+        "centre": ("centre", {}),
+    }
+    rows = go(golden_clip, pairs(6), methods=labels, metrics=[spread], protocol="corrected")
+    assert (rows.error == "").all() and (rows.groupby("pair").darkness.nunique() == 1).all()
+    found = summary(rows, spread.columns)
+    assert list(found.index) == list(labels) and list(found.method) == ["nib", "random", "random", "centre"]
+    mean = rows[rows.label == "a"].spread.mean()
+    assert found.spread["a"] == pytest.approx(mean) and found.spread_low["a"] < mean < found.spread_high["a"]
+    text = style(found, columns=spread.columns).to_html()
+    assert "spread ↓" in text and "darkness</th>" in text and text.count("<b>") == 1 and text.count("<small>") == 8
+    flat = {"spread": spread.columns["spread"]}
+    compared = ranking.compare(rows, flat)
+    assert (
+        compared.n["spread"] == 6
+        and compared.best_other["spread"] == rows[rows.label != "nib"].groupby("label").spread.mean().idxmin()
+    )
+    against = ranking.against_controls(rows, flat, controls=["a", "b"])
+    assert list(against.label) == ["nib", "nib", "centre", "centre"]
+    assert (np.sign(against.gain[:2]) == np.sign([found.spread[c] - found.spread["nib"] for c in "ab"])).all()
+    assert list(ranking.means(rows, spread.columns).index.unique("metric")) == ["spread", "darkness"]
+    assert list(summary(rows, flat, by="seed").index) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "metrics, message",
+    [
+        ([], "metrics=.. is not a list of metrics; nibkit.metrics.contract says"),
+        (spread, "metrics=<function spread at .*> is not a list of metrics"),
+        ([lambda clip, batch, a: pd.DataFrame()], "is not a list of metrics"),
+        ([spread, spread], "two of the metrics have a column 'spread'; leave one out or rename it"),
+    ],
+)
+def test_metrics_that_cannot_be_are_refused_before_work_starts(golden_clip, metrics, message):
+    with pytest.raises(ValueError, match=message):
+        go(golden_clip, [Pair(0, wait=True)], metrics=metrics)
+
+
+def test_a_metric_that_breaks_its_word_is_a_reason(golden_clip):
+    wrong = metric({"one": True})(lambda clip, batch, a: pd.DataFrame({"other": [1.0]}))
+    rows = go(golden_clip, pairs(1), methods=["random"], metrics=[wrong])
+    assert "metric <lambda> gave 1 rows of other, not 1 of one; a metric gives a row per pair" in rows.error[0]
+
+
+def test_pairs_that_show_one_picture_say_so(golden_clip):
+    rows = go(golden_clip, Pairs([Pair(0), Pair(1), Again(0)]), methods=["random"])
+    assert rows.picture[0] == rows.picture[2] != rows.picture[1] and rows.pair.nunique() == 3
+    assert summary(rows.assign(image_drop=[1.0, 3.0, 1.0])).image_drop_low.isna().sum() == 0
+    one = summary(rows[rows.picture == rows.picture[0]]).loc[
+        "random"
+    ]  # two pairs, one picture: nothing to estimate from
+    assert one.n == 2 and np.isnan(one.image_drop_low)
+
+
+class Again(Pair):
+    """The picture of a pair under another id."""
+
+    def __init__(self, k):
+        super().__init__(k, "another caption")
+        self.id += " again"
+
+
+def test_labels_that_differ_in_more_options_later_get_their_columns(golden_clip, tmp_path):
+    """The file says what every label is, rows of before included."""
+    out = tmp_path / "rows.csv"
+    first = go(golden_clip, pairs(2), out, methods=["nib", "random"])
+    assert "steps" not in first and "steps" not in read(out)
+    more = {"nib": ("nib", {}), "nib 3": ("nib", {"steps": 3}), "random": ("random", {})}
+    rows, kept = go(golden_clip, pairs(2), out, methods=more), read(out)
+    assert list(rows.steps.fillna(0)) == [10, 3, 0] * 2 and list(rows.method) == ["nib", "nib", "random"] * 2
+    pd.testing.assert_frame_equal(kept, rows, check_dtype=False)
+    again = go(golden_clip, pairs(2), out, methods=["nib", "random"])
+    pd.testing.assert_frame_equal(again, first)  # seconds too: nothing was run again
+    pd.testing.assert_frame_equal(
+        read(out).sort_values(["pair", "label"], ignore_index=True),
+        kept.sort_values(["pair", "label"], ignore_index=True),
+    )
+
+
+def test_rows_of_before_labels_were_explained_are_refused(golden_clip, tmp_path):
+    out = tmp_path / "rows.csv"
+    out.write_text("dataset,pair,text,method,image_drop,image_increase,text_drop,text_increase,seconds,passes,error\n")
+    out.with_name("rows.csv.settings.json").write_text(
+        '{"measure": "confidence", "methods": {"random": ["random", {}]}}'
+    )
+    before = out.read_bytes()
+    with pytest.raises(
+        ValueError,
+        match="rows.csv was made by an earlier nibkit, whose rows do not say what .*; choose another file or delete",
+    ):
+        go(golden_clip, pairs(1), out, methods=["random"])
+    assert out.read_bytes() == before
 
 
 def test_several_captions_are_resolved_before_the_run(scenes):

@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
 DRIVER = shutil.which("chromedriver")
-pytest.importorskip("selenium", reason="selenium is not installed")
 if not (BROWSER and DRIVER):
     pytest.skip("no Chromium or Chrome with its chromedriver on this machine", allow_module_level=True)
 
-from selenium import webdriver  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+By = pytest.importorskip("selenium.webdriver.common.by").By
+WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
+ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
 
 BYTES = """const done = arguments[1];
-fetch(arguments[0].src).then(r => r.arrayBuffer()).then(b => done(btoa(String.fromCharCode(...new Uint8Array(b).slice(0, 60000)))))
+fetch(arguments[0].src).then(r => r.arrayBuffer())
+.then(b => done(btoa(String.fromCharCode(...new Uint8Array(b).slice(0, 60000)))))
 .catch(e => done(null));"""
 
 
@@ -68,9 +69,17 @@ def browser(tmp_path):
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in (
-        "headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking",
-        "disable-component-update", "disable-sync", "no-first-run", "window-size=1500,1300", f"user-data-dir={tmp_path / 'profile'}",
-    ):  # fmt: skip
+        "headless=new",
+        "no-sandbox",
+        "disable-gpu",
+        "disable-dev-shm-usage",
+        "disable-background-networking",
+        "disable-component-update",
+        "disable-sync",
+        "no-first-run",
+        "window-size=1500,1300",
+        f"user-data-dir={tmp_path / 'profile'}",
+    ):
         options.add_argument(f"--{argument}")
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
     yield driver

@@ -26,6 +26,10 @@ def test_spread_of_an_ablation():
 
 
 def test_real_data_have_their_place_in_the_papers_tables():
-    for dataset, role in [("tiny-imagenet", "imagenet"), ("flickr8k", "flickr8k"), ("conceptual_captions", "conceptual_captions")]:
+    for dataset, role in [
+        ("tiny-imagenet", "imagenet"),
+        ("flickr8k", "flickr8k"),
+        ("conceptual_captions", "conceptual_captions"),
+    ]:
         assert set(paper.table("table2_benchmark", dataset).dataset) == {role}
         assert dataset in paper.PAPER_PAIRS

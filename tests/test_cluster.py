@@ -43,7 +43,12 @@ def client():
     with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
         modules = ["distributed", "nibkit.benchmark.runner", "transformers.models.clip.modeling_clip"]
         distributed.utils.get_mp_context().set_forkserver_preload(modules)
-        options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "env": {"WHERE": "a worker"}}
+        options = {
+            "n_workers": 2,
+            "threads_per_worker": 1,
+            "dashboard_address": "127.0.0.1:0",
+            "env": {"WHERE": "a worker"},
+        }
         with distributed.LocalCluster(**options) as cluster, distributed.Client(cluster) as client:
             yield client
 

@@ -72,7 +72,7 @@ def test_papermill_reads_type_default_and_help_from_a_form_field(tmp_path):
     found = papermill.inspect_notebook(tmp_path / "01_x.ipynb")
     assert {name: (p["inferred_type_name"], p["default"]) for name, p in found.items()} == {
         "n": ("int", "3"), "rate": ("float", "0.5"), "label": ("str", '"x"'), "layers": ("list", "[3, 9]")
-    }  # fmt: skip
+    }
     assert found["n"]["help"].endswith("# rows; 0: all")
 
 

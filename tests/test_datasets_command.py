@@ -1,6 +1,7 @@
 """python -m nibkit datasets: what there is, and whether a set can be scored."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
@@ -73,3 +74,32 @@ def test_a_sound_set_ends_well(capsys):
 def test_what_is_no_dataset_is_refused(tmp_path, capsys):
     assert cli.main(["datasets", "check", str(tmp_path / "none")]) == 2
     assert "is not known; there are scenes-objects" in capsys.readouterr().err
+
+
+def test_data_of_12_bits_are_nearly_black_and_said_to_be(tmp_path, capsys):
+    twelve = np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
+    twelve[0, 0] = 4095
+    for name, values in (("12", twelve), ("16", twelve * 16), ("8", (twelve >> 4).astype(np.uint8))):
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+    (tmp_path / "a.csv").write_text("image,text\n12.png,a cat\n16.png,a cat\n8.png,a cat\n")
+    assert list(check(data.load(tmp_path / "a.csv")).brightest) == [16, 255, 255]
+    assert cli.main(["datasets", "check", str(tmp_path / "a.csv")]) == 0
+    said = capsys.readouterr().out
+    assert "pictures nearly black, no value above 16 of 255: 1, a/0000; if they are data of 12 bits in files of 16, save" in said
+
+
+def test_half_an_emoji_is_a_problem_of_its_own_pair(tmp_path, capsys):
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text(r'[{"image": "a.png", "caption": "a \ud83d"}, {"image": "a.png", "caption": ["a \ud83d", "a cat"]}]')
+    table = check(data.load(tmp_path / "a.json"))
+    assert [problem[:34] for problem in table.problem] == ["the caption holds half of a sign (", ""] and list(table.tokens) == [0, 4]
+    assert cli.main(["datasets", "check", str(tmp_path / "a.json"), "--out", str(tmp_path / "sheet.png")]) == 1
+    assert "2 pairs, 1 can be scored" in capsys.readouterr().out
+
+
+def test_names_of_any_bytes_are_printed(tmp_path, capsys):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (folder / "captions.csv").write_text("image,text\n1.png,a cat\n")
+    assert cli.main(["datasets", "check", str(folder)]) == 1
+    assert r"caf\udce9/1.png cannot be read as a picture: No such file" in capsys.readouterr().out

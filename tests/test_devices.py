@@ -13,6 +13,7 @@ import nibkit
 from nibkit import benchmark
 from nibkit.metrics import localisation, perturbation
 from nibkit.metrics.confidence import confidence
+from nibkit.metrics.contract import Batch
 from nibkit.models import devices, graphs
 from nibkit.models.sharing import shared
 from nibkit.models.towers import Block, State
@@ -147,8 +148,8 @@ def measured(clip, pixels, ids, pairs):
     a = nibkit.METHODS["nib"](clip, pixels, ids, steps=2)
     yield confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), "paper")
     yield confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), "corrected", relative=True)
-    yield perturbation.areas(clip, pixels, ids, a, points=2)
-    yield localisation.truth(clip, pairs, pixels, ids, a)
+    for metric in (perturbation.areas(points=2), localisation.truth):
+        yield metric(clip, Batch(pairs, pixels, ids), a)
 
 
 def theories(clip, pixels, ids, pairs):

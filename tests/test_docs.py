@@ -14,7 +14,9 @@ import pytest
 import nibkit
 
 ROOT = Path(__file__).parent.parent
-MODULES = ["nibkit"] + [m.name for m in pkgutil.walk_packages(nibkit.__path__, "nibkit.") if not m.name.endswith("__main__")]
+MODULES = ["nibkit"] + [
+    m.name for m in pkgutil.walk_packages(nibkit.__path__, "nibkit.") if not m.name.endswith("__main__")
+]
 
 
 def public(module):
@@ -26,7 +28,9 @@ def public(module):
             yield name, thing
         if inspect.isclass(thing):
             for part, value in vars(thing).items():
-                if not part.startswith("_") and isinstance(value, (property, classmethod, staticmethod)) | inspect.isfunction(value):
+                if not part.startswith("_") and isinstance(
+                    value, (property, classmethod, staticmethod)
+                ) | inspect.isfunction(value):
                     yield f"{name}.{part}", getattr(thing, part)
 
 
@@ -48,10 +52,14 @@ def test_pdoc_makes_a_page_of_every_module(tmp_path):
     pdoc = pytest.importorskip("pdoc", reason="pdoc is not installed: pip install 'nibkit[docs]'")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        command = subprocess.run(["make", "-n", "docs"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+        command = subprocess.run(
+            ["make", "-n", "docs"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
+        ).stdout
         named = re.search(r"-m pdoc nibkit '!nibkit\[.\]' (.*) --output-directory", command)[1].split()
         pdoc.pdoc("nibkit", "!nibkit[.]", *named, output_directory=tmp_path)
-    pages = {page.relative_to(tmp_path).as_posix(): page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")}
+    pages = {
+        page.relative_to(tmp_path).as_posix(): page.read_text(encoding="utf-8") for page in tmp_path.rglob("*.html")
+    }
     assert {name.replace(".", "/") + ".html" for name in MODULES if "._" not in name} <= pages.keys()
     linked = set(re.findall(r'href="(?:\./)?(nibkit/\w+)\.html', pages["nibkit.html"]))
     assert linked >= {name.replace(".", "/") for name in MODULES if name.count(".") == 1}

@@ -32,7 +32,10 @@ def test_the_counted_loops_compute_the_methods(name, golden_clip, golden_pair):
 def test_on_siglip_too(name):
     """No CLS, and texts whose padding the model sees."""
     clip = siglip()
-    clip, options = clip.around(clip.model.double()), {"layer": 0} if name in ("nib", "m2ib", "gradcam") else QUICK.get(name, {})
+    clip, options = (
+        clip.around(clip.model.double()),
+        {"layer": 0} if name in ("nib", "m2ib", "gradcam") else QUICK.get(name, {}),
+    )
     pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     assert_same(clip, name, pixels.double(), clip.tokenize(["a dog and a cat", "owl"]), **options)
 
@@ -91,7 +94,9 @@ def test_options_reach_the_loops(calls):
 
 
 def test_nibkit_shares(calls):
-    """NIB, ours: one pass for state and target, ten steps in one batch (the last of them is the open end), and the closed end."""
+    """NIB, ours: one pass for state and target, ten steps in one batch (the last of them is the open end), and the
+    closed end.
+    """
     log = calls("nib", "nibkit")
     whole = efficiency.whole_encoders(log)
     np.testing.assert_allclose(whole.loc["image"], [1 + 10 / 4 + 1 / 4, 10 / 4, 1 + 1 / 4 + 1 / 4, 1 / 4])

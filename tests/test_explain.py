@@ -1,6 +1,7 @@
 """`python -m nibkit explain`: what it prints, draws and writes, and how it refuses."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,23 @@ def test_map_json_and_boxes(photo, capsys):
     assert yellow.sum() > 300  # the boxes' edges
 
 
+def test_a_photo_of_any_name(photo, capsys):
+    """Bytes that are no UTF-8 come back from JSON as Python has them in a file's name."""
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9.png")
+    Path(photo).rename(name)
+    assert main(["explain", name, "a dog", "--method", "centre", "--json", "scores.json"]) == 0
+    assert json.loads(Path("scores.json").read_text("utf-8"))["photo"] == name
+    capsys.readouterr()
+    assert main(["explain", name, "a dog", "--method", "centre", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["photo"] == name
+
+
+@pytest.mark.parametrize("text", [r"a $\foo$ cat", "a $5 cat for $6", "a\ncat", "$", "a <b>&amp;</b> {cat} %s \\"])
+def test_any_text_is_drawn_as_written(photo, text):
+    assert main(["explain", photo, text, "--method", "centre", "--out", "map.png"]) == 0
+    assert Image.open("map.png").size > (100, 100)
+
+
 def test_json_on_the_screen_is_nothing_but_json(photo, capsys):
     assert main(["explain", photo, "a dog", "--method", "centre", "--json", "-"]) == 0
     (fact,) = json.loads(capsys.readouterr().out)["texts"]
@@ -69,6 +87,10 @@ LONG = "dog " * 100
         (["nowhere.png", "a dog"], "nowhere.png cannot be read as a picture"),
         (["broken.png", "a dog"], "broken.png cannot be read as a picture"),
         (["photo.png", " "], "a text is empty; give a caption"),
+        (["photo.png", "a \ud83d cat"], "holds half of a sign"),
+        (["photo.png", "a cat", "--json", "/dev/full"], "--json /dev/full cannot be written (it is a pipe or a device); name another"),
+        (["photo.png", "a cat", "--out", "pipe.png"], "--out pipe.png cannot be written (it is a pipe or a device)"),
+        (["pipe.png", "a cat"], "pipe.png cannot be read as a picture: it is a pipe or a device"),
         (["photo.png", LONG], "has 102 tokens; this model reads at most 77: shorten it"),
         (["photo.png", "a dog", "--method", "nip"], "method='nip' is not one of: nib, m2ib"),
         (["photo.png", "a dog", "--layer", "12"], "12"),
@@ -84,6 +106,7 @@ def test_bad_input_is_refused_with_a_sentence(photo, capsys, arguments, sentence
     with open("broken.png", "wb") as file, open(photo, "rb") as whole:
         file.write(whole.read()[:200])
     Path("empty").mkdir()
+    os.mkfifo("pipe.png")
     assert main(["explain", *arguments]) == 2
     captured = capsys.readouterr()
     assert sentence in captured.err and captured.err.startswith("python -m nibkit: ") and not captured.out

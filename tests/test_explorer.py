@@ -14,6 +14,7 @@ from PIL import Image
 import nibkit
 from nibkit import explorer
 from nibkit.explorer import DRAWN, GIVEN, Explorer
+from nibkit.explorer.__main__ import measure
 from nibkit.models.towers import State
 from nibkit.scenes import world
 
@@ -133,7 +134,7 @@ def test_facts_are_the_cosine_the_closed_bottleneck_and_the_gap(undrawn, panel, 
     pixels, ids = scenes.preprocess(picture), scenes.tokenize(TEXT)
     towers = [(scenes.image, pixels), (scenes.text, ids)]
     embeddings = [tower.encode(x) for tower, x in towers]
-    rows = explorer.table(panel._facts(panel.result()))
+    rows = explorer.table(explorer.facts(panel.result()))
     assert f"{scenes.similarity(pixels, ids).item():.4f}" in rows
     for (tower, x), target, side in zip(towers, reversed(embeddings), ("image", "text")):
         state = tower.state(x, 9)
@@ -286,10 +287,22 @@ def test_two_uploads_of_one_name_are_two_pictures(panel):
     assert np.abs(shown(panel)[200, 100].astype(int) - RED).max() <= 6
 
 
+@pytest.mark.parametrize("name", ["a scene to edit", "the given picture", "captions/0000", ""])
+def test_an_upload_may_have_any_name(panel, name):
+    before = panel.picture.options
+    for colour in (RED, HALF):
+        upload(panel, encoded(Image.new("RGB", (60, 60), colour)), name)
+        assert np.abs(shown(panel)[200, 100].astype(int) - colour).max() <= 6 and panel.editor.layout.display == "none"
+    assert panel.picture.options[: len(before)] == before and len(set(panel.picture.options)) == len(before) + 2
+    panel.picture.value = "a scene to edit"
+    assert panel.editor.layout.display == ""
+
+
 def test_a_failing_method_does_not_kill_the_panel(panel, monkeypatch):
     def nib(clip, pixels, ids, *, layer=9):
         raise RuntimeError("out of memory\nat some line")
 
+    nib.takes = ("layer",)
     monkeypatch.setitem(nibkit.METHODS, "nib", nib)
     panel.layer.value = 4
     assert "RuntimeError: out of memory" in sentence(panel) and "some line" not in panel.message.value
@@ -323,7 +336,7 @@ def test_the_figure_holds_what_the_panel_shows(panel):
 def test_the_benchmark_prints_times_and_what_is_saved(undrawn, capsys):
     from test_towers import openai_clip
 
-    explorer.measure(openai_clip())
+    measure(openai_clip())
     head, _, *lines, last = capsys.readouterr().out.splitlines()
     assert head.startswith("small on cpu") and lines[0].startswith("layer, each of 0..7")
     assert all(float(a) <= float(b) <= float(c) for a, b, c in (line.split()[-3:] for line in lines))

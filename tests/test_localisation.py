@@ -9,8 +9,7 @@ from PIL import Image
 
 import nibkit
 from nibkit import benchmark, data
-from nibkit.benchmark import measures
-from nibkit.metrics import localisation
+from nibkit.metrics import Batch, localisation
 
 TARGET = np.zeros((8, 8), bool)
 TARGET[2:4, 4:8] = True  # 8 of 64 pixels
@@ -32,6 +31,12 @@ TARGET[2:4, 4:8] = True  # 8 of 64 pixels
 def test_a_map_with_a_known_answer(scores, pointing, mass, iou, ap):
     want = {"pointing": pointing, "mass": mass, "iou": iou, "ap": ap}
     assert localisation.image_truth(scores, TARGET) == pytest.approx(want)
+
+
+@pytest.mark.parametrize("mask", [TARGET & False, TARGET[:4], TARGET.astype(float)], ids=["empty", "small", "floats"])
+def test_a_mask_that_asks_nothing_is_refused(mask):
+    with pytest.raises(ValueError, match=r"the mask is .* pixels in it; give a boolean one of the map's size, \(8, 8\)"):
+        localisation.image_truth(np.ones((8, 8)), mask)
 
 
 def test_average_precision_by_hand():
@@ -83,7 +88,11 @@ def test_queries_show_each_picture_once_before_any_comes_again():
     pictures = [p.id.rpartition("/")[0] for p in asked]
     turn = len(set(pictures))
     assert turn < len(asked) and len(set(pictures[:turn])) == turn
-    assert {list(p.masks).index(p.id.rpartition("/")[2]) for p in asked[:turn]} == {0, 1, 2}  # not always the one named first
+    assert {list(p.masks).index(p.id.rpartition("/")[2]) for p in asked[:turn]} == {
+        0,
+        1,
+        2,
+    }  # not always the one named first
 
 
 def test_pictures_of_one_object():
@@ -92,7 +101,11 @@ def test_pictures_of_one_object():
     with pytest.raises(ValueError, match="no picture has masks of two objects; take several=False"):
         localisation.queries(alone, several=True)
     assert len(localisation.queries(alone)) == 2
-    below = localisation.negative(pd.DataFrame({"method": ["nib"] * 2, "other": [np.nan] * 2, "ground": [0.1, 0.2]}))
+    below = localisation.negative(
+        pd.DataFrame(
+            {"dataset": "d", "pair": [0, 1], "label": ["nib"] * 2, "other": [np.nan] * 2, "ground": [0.1, 0.2]}
+        )
+    )
     assert below.n["nib"] == 0 and below.verdict["nib"] == "open"
 
 
@@ -117,7 +130,7 @@ def test_a_batch_against_its_own_masks(scenes, batch):
     pairs, pixels, ids = batch
     maps = np.stack([np.any([*p.masks.values()], 0) for p in pairs]).astype(np.float32)
     text = [np.eye(len(i), dtype=np.float32)[-2] for i in ids]
-    got = localisation.truth(scenes, pairs, pixels, ids, nibkit.Attribution(maps, text, 224))
+    got = localisation.truth(scenes, Batch(pairs, pixels, ids), nibkit.Attribution(maps, text, 224))
     assert list(got) == list(localisation.COLUMNS)
     assert (got[[*localisation.IMAGE, "named", "word_first"]] == 1).all(axis=None)
     assert got.other.isna().all() and (got.ground == 0).all()
@@ -127,7 +140,9 @@ def test_a_batch_against_its_own_masks(scenes, batch):
     np.testing.assert_allclose(got.energy_text, [1 / (len(i) - 2) for i in ids], rtol=1e-6)
     shuffled = [localisation.image_truth(maps[k], maps[(k + 2) % 4] > 0) for k in range(4)]
     assert list(got.iou_shuffled) == pytest.approx([s["iou"] for s in shuffled])
-    alone = localisation.truth(scenes, pairs[:1], pixels[:1], ids[:1], nibkit.Attribution(maps[:1], text[:1], 224))
+    alone = localisation.truth(
+        scenes, Batch(pairs[:1], pixels[:1], ids[:1]), nibkit.Attribution(maps[:1], text[:1], 224)
+    )
     assert alone.pointing[0] == 1 and np.isnan(alone.pointing_shuffled[0])
 
 
@@ -140,7 +155,7 @@ def test_maps_are_judged_at_the_masks_own_size(scenes, batch):
     patches = np.zeros((1, 7, 7), np.float32)
     patches[0, 0, 0] = 1
     a = nibkit.Attribution(patches, [np.zeros(len(ids[0]), np.float32)], 224)
-    got = localisation.truth(scenes, [pair], pixels[:1], ids[:1], a)
+    got = localisation.truth(scenes, Batch([pair], pixels[:1], ids[:1]), a)
     assert got.area[0] == 64 * 64 / 448**2
     assert got.pointing[0] == 1 and got.mass[0] > 0.5
     assert np.isnan(got.word_first[0])
@@ -151,7 +166,7 @@ def test_a_pair_without_truth_is_a_row_with_its_reason(scenes):
     hidden = np.zeros((224, 400), bool)
     hidden[:, :50] = True
     items = [replace(pairs[0], read_masks=lambda: {"cat": hidden}), pairs[1]]
-    rows = benchmark.run(scenes, items, ["random"], measure=measures.TRUTH, progress=False)
+    rows = benchmark.run(scenes, items, ["random"], metrics=[localisation.truth], progress=False)
     assert "objects/0000 has no mask with a pixel in the part that the model sees" in rows.error[0]
     assert np.isnan(rows.pointing[0]) and rows.error[1] == "" and 0 <= rows.pointing[1] <= 1
 
@@ -162,34 +177,46 @@ def test_maps_that_fade_and_maps_that_are_forced():
     noise = np.random.default_rng(0).normal(0, 0.1, (3, n))
 
     def rows(scale, cosine):
-        methods = {"fades": scale, "forced": 1.0}
+        labels = {"fades": scale, "forced": 1.0}
         return pd.concat(
             pd.DataFrame(
-                {"pair": range(n), "method": method, "cosine": cosine + noise[2]}
+                {"dataset": "d", "pair": range(n), "label": label, "cosine": cosine + noise[2]}
                 | {f"energy_{part}": factor * np.exp(noise[int(scale < 1)]) for part in ("image", "text")}
             )
-            for method, factor in methods.items()
+            for label, factor in labels.items()
         )
 
-    table = localisation.forced(rows(1.0, 0.6), rows(1 / 3, 0.0)).set_index(["method", "part"])
+    table = localisation.forced(rows(1.0, 0.6), rows(1 / 3, 0.0)).set_index(["label", "part"])
     assert (table.n == n).all()
     assert table.ratio["fades", "image"] == pytest.approx(np.exp((noise[1] - noise[0]).mean()) / 3)
-    assert table.verdict["fades", "text"] == "fades" and table.high["fades", "text"] < 0.4 and table.rho["fades", "image"] > 0.7
-    assert table.verdict["forced", "image"] == "open" and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1
-    turned = localisation.forced(rows(1 / 3, 0.0), rows(1.0, 0.6)).set_index(["method", "part"])
+    assert (
+        table.verdict["fades", "text"] == "fades"
+        and table.high["fades", "text"] < 0.4
+        and table.rho["fades", "image"] > 0.7
+    )
+    assert (
+        table.verdict["forced", "image"] == "open"
+        and table.low["forced", "image"] < 1 < table.high["forced", "image"] * 1.1
+    )
+    turned = localisation.forced(rows(1 / 3, 0.0), rows(1.0, 0.6)).set_index(["label", "part"])
     assert turned.verdict["fades", "image"] == "grows" and turned.low["fades", "image"] > 2
 
 
 def test_an_energy_that_never_changes_has_no_rank_correlation(recwarn):
     """`centre`: the same map under any text."""
     energy = dict.fromkeys(("energy_image", "energy_text"), 2.0)
-    constant = pd.DataFrame({"pair": range(9), "method": "centre", "cosine": np.arange(9.0)} | energy)
+    constant = pd.DataFrame({"dataset": "d", "pair": range(9), "label": "centre", "cosine": np.arange(9.0)} | energy)
     table = localisation.forced(constant, constant.assign(cosine=-1.0))
     assert table.rho.isna().all() and (table.ratio == 1).all() and (table.verdict == "open").all() and not list(recwarn)
 
 
 def test_verdicts_on_the_negative_property():
-    rows = lambda method, other, ground: pd.DataFrame({"method": method, "other": other, "ground": ground})  # noqa: E731
+
+    def rows(label, other, ground):
+        return pd.DataFrame(
+            {"dataset": "d", "pair": range(len(other)), "label": label, "other": other, "ground": ground}
+        )
+
     swing = np.linspace(-1, 1, 21)
     table = localisation.negative(
         pd.concat(
@@ -216,7 +243,11 @@ def masked_csv(tmp_path):
         Image.fromarray(array).save(tmp_path / f"{name}.png")
     for name, colour in {"one": "red", "two": "green", "three": "blue", "four": "white"}.items():
         Image.new("RGB", (64, 48), colour).save(tmp_path / f"{name}.jpg")
-    rows = ["one.jpg,a photo of a cup,left.png", "one.jpg,a photo of a teddy bear,right.png", "two.jpg,a photo of a cup,left.png"]
+    rows = [
+        "one.jpg,a photo of a cup,left.png",
+        "one.jpg,a photo of a teddy bear,right.png",
+        "two.jpg,a photo of a cup,left.png",
+    ]
     rows += ["three.jpg,some cups,left.png", "four.jpg,a photo of an egg,small.png"]
     (tmp_path / "masks.csv").write_text("image,text,mask\n" + "\n".join(rows) + "\n")
     return data.load(tmp_path / "masks.csv"), left > 0, right > 0
@@ -242,26 +273,38 @@ def test_masks_of_one_picture_come_together(masked_csv):
 
 
 def test_rows_of_a_csv_with_masks(scenes, masked_csv):
-    """The middle 48 of 64 columns are seen, and of these `centre` marks the middle; the mask of another size is a reason."""
+    """The middle 48 of 64 columns are seen; of these `centre` marks the middle. A mask of another size is a reason."""
     pairs, left, right = masked_csv
-    rows = benchmark.run(scenes, localisation.queries(pairs), ["centre"], measure=measures.TRUTH, progress=False)
+    rows = benchmark.run(scenes, localisation.queries(pairs), ["centre"], metrics=[localisation.truth], progress=False)
     cup, alone, some, small, bear = rows.to_dict("records")
-    assert [x["area"] for x in (cup, bear, alone)] == pytest.approx([12 / 48, 16 / 48, 12 / 48])  # the right mask is cut at column 56
+    assert [x["area"] for x in (cup, bear, alone)] == pytest.approx(
+        [12 / 48, 16 / 48, 12 / 48]
+    )  # the right mask is cut at column 56
     assert bear["named"] > cup["named"] == pytest.approx(bear["other"], abs=1e-6) and np.isnan(alone["other"])
-    assert [x["word_share"] for x in (cup, bear, alone)] == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(some["word_share"])
-    assert "small.png is 5 x 5, its picture 64 x 48" in small["error"] and not any(x["error"] for x in (cup, alone, some, bear))
+    assert [x["word_share"] for x in (cup, bear, alone)] == pytest.approx([1 / 5, 2 / 6, 1 / 5]) and np.isnan(
+        some["word_share"]
+    )
+    assert "small.png is 5 x 5, its picture 64 x 48" in small["error"] and not any(
+        x["error"] for x in (cup, alone, some, bear)
+    )
 
 
 def test_several_objects_of_one_name_are_one_mask(tmp_path):
     """Two dogs and a cat in one picture, and a picture of the same bytes in another shape."""
     Image.new("RGB", (64, 48), "red").save(tmp_path / "wide.png")
     Image.new("RGB", (48, 64), "red").save(tmp_path / "high.png")
-    rows = ["wide.png,a photo of a dog,0 0 8 8", "wide.png,a photo of a cat,60 40 64 48", "wide.png,a photo of a dog,4 0 24 8"]
+    rows = [
+        "wide.png,a photo of a dog,0 0 8 8",
+        "wide.png,a photo of a cat,60 40 64 48",
+        "wide.png,a photo of a dog,4 0 24 8",
+    ]
     rows += ["high.png,a photo of a dog,0 0 2 2"]
     (tmp_path / "boxes.csv").write_text("image,text,boxes\n" + "\n".join(rows) + "\n")
     wide, high = localisation.gathered(data.load(tmp_path / "boxes.csv"))
     assert {name: int(mask.sum()) for name, mask in wide.masks.items()} == {"dog": 24 * 8, "cat": 4 * 8}
-    assert wide.masks["dog"][:8, :24].all() and {name: int(mask.sum()) for name, mask in high.masks.items()} == {"dog": 4}
+    assert wide.masks["dog"][:8, :24].all() and {name: int(mask.sum()) for name, mask in high.masks.items()} == {
+        "dog": 4
+    }
 
 
 def test_a_broken_picture_or_a_repeated_id_is_no_pair_less(scenes):
@@ -270,11 +313,13 @@ def test_a_broken_picture_or_a_repeated_id_is_no_pair_less(scenes):
     def broken():
         raise data.DataError("gone.png cannot be read")
 
-    mask = lambda: {"object": np.ones((224, 224), bool)}  # noqa: E731
-    good = replace(data.load("cat-and-dog")[0], text="a photo of a cat", read_masks=mask, words={})
+    mask = {"object": np.ones((224, 224), bool)}
+    good = replace(data.load("cat-and-dog")[0], text="a photo of a cat", read_masks=lambda: mask, words={})
     gone = replace(good, id="gone", read_image=broken)
     assert [p.id for p in localisation.gathered([gone, good])] == ["gone", good.id]
-    rows = benchmark.run(scenes, localisation.queries([gone, good]), ["centre"], measure=measures.TRUTH, progress=False)
+    rows = benchmark.run(
+        scenes, localisation.queries([gone, good]), ["centre"], metrics=[localisation.truth], progress=False
+    )
     assert list(rows.error) == ["DataError: gone.png cannot be read", ""]
     free = replace(good, text="some cats")
     assert [p.text for p in localisation.gathered([free, free])] == ["some cats"] * 2

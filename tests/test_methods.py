@@ -161,10 +161,10 @@ def test_a_method_of_a_few_lines_goes_all_the_way(scenes):
     assert (rows.error == "").all() and len(rows) == 12
     summary = nibkit.benchmark.summary(rows)
     assert list(summary.index) == ["brightness", "xgrad", "centre"] and (summary.n == 4).all()
-    assert stats.compare(rows, "brightness").best_other.isin(["xgrad", "centre"]).all()
+    assert stats.compare(rows, label="brightness").best_other.isin(["xgrad", "centre"]).all()
     assert "brightness" in nibkit.benchmark.style(summary).to_html()
     fig, ax = plt.subplots()
-    line = plots.line(ax, summary.set_index("n"), "image_drop", **plots.style("brightness")).lines[0]
+    line = plots.line(ax, summary.set_index("n"), "image_drop", **plots.style("brightness", "brightness")).lines[0]
     colours = [plots.colour(name) for name in nibkit.METHODS]
     assert line.get_color() == plots.colour("brightness") and len(set(map(str, colours))) == len(colours)
     plt.close(fig)

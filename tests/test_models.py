@@ -69,7 +69,7 @@ def test_checkpoint_files_in_openais_format(tmp_path, suffix):
     path = tmp_path / f"mine{suffix}"
     state = {k: v.contiguous() for k, v in model.state_dict().items()}
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    clip = nibkit.load(str(path), device="cpu")
+    clip = nibkit.load(f"openai:{path}", device="cpu")
     pixels = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(clip.embed_image(pixels), model.encode_image(pixels).detach(), atol=1e-4, rtol=1e-3)
     assert clip.name == "mine" and len(clip.image.blocks) == 2 and clip.image.grid == (2, 2)

@@ -40,7 +40,9 @@ def test_hygiene(path):
     assert any(cell.source.startswith("# NBVAL_CHECK_OUTPUT") for cell in code)
     nodes = [node for cell in code if cell.id != "colab" for node in ast.walk(ast.parse(cell.source))]
     assert not any(isinstance(node, ast.ClassDef) for node in nodes)
-    assert all(node.end_lineno - node.lineno < 12 for node in nodes if isinstance(node, ast.FunctionDef)), "a def over 12 lines"
+    assert all(node.end_lineno - node.lineno < 12 for node in nodes if isinstance(node, ast.FunctionDef)), (
+        "a def over 12 lines"
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -61,7 +63,9 @@ def test_nbval_finds_a_wrong_number_in_a_table(tmp_path):
     checked.outputs[0].text = table[: last.end() - 1] + str((int(last[0][-1]) + 1) % 10) + table[last.end() :]
     nbformat.write(notebook, tmp_path / "planted.ipynb")
     command = re.search(r"-m pytest (.*--nbval.*)", (ROOT / "Makefile").read_text(encoding="utf-8"))[1].split()
-    command = [{"notebooks": str(tmp_path), "notebooks/sanitize.cfg": str(FOLDER / "sanitize.cfg")}.get(c, c) for c in command]
+    command = [
+        {"notebooks": str(tmp_path), "notebooks/sanitize.cfg": str(FOLDER / "sanitize.cfg")}.get(c, c) for c in command
+    ]
     command += ["-p", "no:cacheprovider", "--rootdir", str(tmp_path), "-n", "0"]
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "MPLBACKEND"))}
     done = subprocess.run(
@@ -82,7 +86,10 @@ def test_nbval_finds_a_wrong_number_in_a_table(tmp_path):
         ("made 2026-11-21 at 14:20:59 on cuda:0", "made DATE at TIME on DEVICE"),
         ("2026-11-21T14:20:59+00:00", "DATE"),
         ("/home/me/nibkit/reports/a.csv", "PATH"),
-        ("<Styler at 0x7f1a2b3c>; #T_709a3_row0_col1 { width: 3em }", "<Styler at ADDRESS>; #TABLE_row0_col1 { width: 3em }"),
+        (
+            "<Styler at 0x7f1a2b3c>; #T_709a3_row0_col1 { width: 3em }",
+            "<Styler at ADDRESS>; #TABLE_row0_col1 { width: 3em }",
+        ),
         ("nib 1.30 60.4 -0.25 3e-5 16/96 12 %", "nib 1.30 60.4 -0.25 3e-5 16/96 12 %"),
     ],
 )

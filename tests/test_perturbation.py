@@ -9,8 +9,12 @@ from near import array
 
 import nibkit
 from nibkit import data
-from nibkit.metrics import perturbation
+from nibkit.metrics import Batch, perturbation
 from nibkit.models.towers import State
+
+
+def areas(clip, pixels, ids, a, **options):
+    return perturbation.areas(**options)(clip, Batch((), pixels, ids), a)
 
 
 def rng():
@@ -80,7 +84,7 @@ def inverted(a):
 
 def test_a_perfect_map_beats_its_inverse_everywhere(scenes, batch):
     a = perfect(*batch)
-    good, bad = (perturbation.areas(scenes, *batch, x) for x in (a, inverted(a)))
+    good, bad = (areas(scenes, *batch, x) for x in (a, inverted(a)))
     assert list(good) == list(perturbation.higher_is_better()) and len(good) == 3
     for column, higher in perturbation.higher_is_better().items():
         assert ((good[column] - bad[column]) * (1 if higher else -1) > 0).all(), column
@@ -92,7 +96,7 @@ def test_one_point_by_hand(scenes, batch):
     half = np.zeros((3, 224, 224), np.float32)
     half[:, :112] = 1
     words = [np.arange(len(i), dtype=np.float32)[::-1].copy() for i in ids]  # the first words are the best
-    got = perturbation.curves(scenes, pixels, ids, nibkit.Attribution(half, words, 224), points=1)
+    got = perturbation.curves(scenes, Batch((), pixels, ids), nibkit.Attribution(half, words, 224), points=1)
     kept = pixels.clone()
     kept[:, :, 112:] = 0
     for kind, shown in (("insertion", kept), ("deletion", pixels - kept)):
@@ -110,22 +114,22 @@ def test_one_point_by_hand(scenes, batch):
 def test_a_pairs_numbers_do_not_depend_on_its_batch(scenes, batch):
     pixels, ids = batch
     a = perfect(pixels, ids)
-    together = perturbation.areas(scenes, pixels, ids, a, points=2, batch_size=5)
-    one = lambda k: nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224)  # noqa: E731
-    alone = [perturbation.areas(scenes, pixels[k : k + 1], [ids[k]], one(k), points=2) for k in range(3)]
+    together = areas(scenes, pixels, ids, a, points=2, batch_size=5)
+    ones = [nibkit.Attribution(a.image[k : k + 1], [a.text[k]], 224) for k in range(3)]
+    alone = [areas(scenes, pixels[k : k + 1], [ids[k]], one, points=2) for k, one in enumerate(ones)]
     pd.testing.assert_frame_equal(together, pd.concat(alone, ignore_index=True), atol=1e-3, rtol=0)
 
 
 def test_every_knob_is_alive(scenes, batch):
     a = nibkit.METHODS["centre"](scenes, *batch)  # all words equal: their order is drawn
-    base = perturbation.areas(scenes, *batch, a, points=2)
-    assert (base != perturbation.areas(scenes, *batch, a, points=3)).any(axis=None)
-    seeded = perturbation.areas(scenes, *batch, a, points=2, seed=1)
+    base = areas(scenes, *batch, a, points=2)
+    assert (base != areas(scenes, *batch, a, points=3)).any(axis=None)
+    seeded = areas(scenes, *batch, a, points=2, seed=1)
     assert (base != seeded).text_insertion_mean.any() and (base != seeded).image_deletion_linear.all()
     columns = [base[f"image_deletion_{name}"] for name in perturbation.BASELINES]
     assert not any(np.allclose(x, y) for x, y in zip(columns, [*columns[1:], columns[0]]))
-    assert base.equals(perturbation.areas(scenes, *batch, a, points=2))  # and nothing else moves it
-    only = perturbation.areas(scenes, *batch, a, parts=["text"], baselines=["blur"], points=2)
+    assert base.equals(areas(scenes, *batch, a, points=2))  # and nothing else moves it
+    only = areas(scenes, *batch, a, parts=["text"], baselines=["blur"], points=2)
     assert list(only) == ["text_insertion_blur", "text_deletion_blur"]
 
 
@@ -133,7 +137,7 @@ def test_a_text_without_words_has_no_curve(scenes, batch):
     pixels, ids = batch
     ids = [ids[0][[0, -1]], ids[1]]
     a = nibkit.Attribution(np.ones((2, 7, 7), np.float32), [np.ones(len(i), np.float32) for i in ids], 224)
-    got = perturbation.areas(scenes, pixels[:2], ids, a, points=1)
+    got = areas(scenes, pixels[:2], ids, a, points=1)
     assert got.filter(like="text").iloc[0].isna().all()
     assert got.filter(like="image").notna().all(axis=None) and got.iloc[1].notna().all()
 
@@ -141,8 +145,8 @@ def test_a_text_without_words_has_no_curve(scenes, batch):
 def test_bad_settings_are_sentences(scenes, batch):
     a = perfect(*batch)
     with pytest.raises(ValueError, match="baseline='grey' is not one of: mean, blur, linear"):
-        perturbation.areas(scenes, *batch, a, baselines=["grey"])
+        areas(scenes, *batch, a, baselines=["grey"])
     with pytest.raises(ValueError, match="part='sound' is not one of: image, text"):
-        perturbation.areas(scenes, *batch, a, parts=["sound"])
+        areas(scenes, *batch, a, parts=["sound"])
     with pytest.raises(ValueError, match="points=0 is not a whole number >= 1"):
-        perturbation.areas(scenes, *batch, a, points=0)
+        areas(scenes, *batch, a, points=0)

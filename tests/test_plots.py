@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +17,30 @@ def ax():
     figure, ax = plt.subplots()
     yield ax
     plt.close(figure)
+
+
+MATHS = r"a $\foo$ cat"
+SHOWN = np.zeros((4, 4, 3))
+FLAT = pd.DataFrame({"m": [1.0, 2], "m_low": 0.5, "m_high": 2.5, "low": 0.5, "high": 2.5}, ["nib", "rise"])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.picture(ax, SHOWN, MATHS),
+        lambda ax: plots.overlay(ax, SHOWN, SHOWN[..., 0], title=MATHS),
+        lambda ax: plots.heat(ax, SHOWN, SHOWN[..., 0], MATHS),
+        lambda ax: plots.text(ax, [(MATHS, 1.0)], title=MATHS),
+        lambda ax: plots.line(ax, FLAT, "m", MATHS),
+        lambda ax: plots.dots(ax, FLAT, "m", MATHS),
+    ],
+)
+def test_titles_are_shown_as_written(ax, draw):
+    """A $ in a caption is no mathematics: matplotlib would end the figure, or drop the signs."""
+    draw(ax)
+    ax.figure.canvas.draw()
+    written = [text for axes in ax.figure.axes for text in (axes.title, *axes.texts) if "$" in text.get_text()]
+    assert written and not any(text.get_parse_math() for text in written)
 
 
 def labels(ticks):
@@ -45,8 +70,8 @@ def test_dots_draw_values_and_whiskers_top_down(ax):
 
 
 def test_a_variant_of_a_method_has_its_colour_and_another_line():
-    assert plots.style("nib") == {"color": plots.colour("nib"), "ls": "-"}
-    assert plots.style("nib exact") == {"color": plots.colour("nib"), "ls": "--"}
+    assert plots.style("nib", "nib") == {"color": plots.colour("nib"), "ls": "-"}
+    assert plots.style("exact", "nib") == {"color": plots.colour("nib"), "ls": "--"}
 
 
 def test_importing_plots_changes_no_setting():
@@ -59,3 +84,19 @@ def test_a_theme_ends_where_it_is_asked_to():
     with plots.themed():
         assert plt.rcParams["axes.grid"] and plt.rcParams["savefig.dpi"] == 110
     assert dict(plt.rcParams) == before
+
+
+def test_letters_that_no_font_has_are_named(monkeypatch):
+    """DejaVu has é and no 猫; matplotlib says nothing of a missing glyph, for none is drawn."""
+    monkeypatch.setattr(plots, "FONTS", ["DejaVu Sans"])
+    plots._fonts.cache_clear()
+    try:
+        assert [plots.spelt(word) for word in ("café", "猫", "a猫b", "")] == ["café", "U+732B", "aU+732Bb", ""]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            figure, ax = plt.subplots()
+            plots.text(ax, [("café", 0.5), ("猫", -0.5)])
+            figure.canvas.draw()
+        assert [t.get_text() for t in ax.texts][::2] == ["café", "U+732B"]
+    finally:
+        plots._fonts.cache_clear()

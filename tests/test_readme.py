@@ -54,11 +54,11 @@ def test_the_studys_figures_are_those_of_its_tables():
     spell = lambda row, column, sign=1: "{:.2f} ({:.2f} to {:.2f})".format(  # noqa: E731
         *(sign * row[[column, "low", "high"]].astype(float)).sort_values().iloc[[1, 0, 2]]
     )
-    places, layers = read("truth_image", "metric", "method"), read("truth_layers", "metric", "method", "layer")
-    beaten = read("truth_verdicts", "metric", "method").loc["pointing"].groupby("method").verdict.agg(lambda v: (v == "beats").all())
+    places, layers = read("truth_image", "metric", "label"), read("truth_layers", "metric", "label", "layer")
+    beaten = read("truth_verdicts", "metric", "label").loc["pointing"].groupby("label").verdict.agg(lambda v: (v == "beats").all())
     pointing = places.loc["pointing"]
     worse = read("rules", "layer", "metric").loc[(9, "ap")]
-    faded = read("forced", "part", "method").loc["image"]
+    faded = read("forced", "part", "label").loc["image"]
     for sentence in (
         f"{int(pointing.n.max())} named objects, one to a picture",
         f"{beaten.sum()} of {len(beaten)} methods point at the named object more often than both controls do, "
@@ -70,7 +70,7 @@ def test_the_studys_figures_are_those_of_its_tables():
         f"M2IB's grows to {spell(faded.loc['m2ib'], 'ratio')}",
     ):
         assert sentence in PROSE
-    below = read("negative", "method").verdict
+    below = read("negative", "label").verdict
     assert list(below.index[below == "holds"]) == ["fastig", "xgrad"] and below["nib"] == "fails"
     beats = read("metric_failing", "metric")
     confidence = [name for name in beats.index if name.startswith("image") and ("drop" in name or "increase" in name)]

@@ -424,11 +424,11 @@ def sets(tmp_path_factory):
 def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_path, capsys):
     """One notebook from end to end: the label on every page, the broken pair listed, no caption run as markup."""
     out = tmp_path / "real"
-    command = ["reports", "--model", str(checkpoint), "--data", str(sets), "--out", str(out), "--only", "03"]
+    command = ["reports", "--model", f"openai:{checkpoint}", "--data", str(sets), "--out", str(out), "--only", "03"]
     assert cli.main([*command, "-p", "methods", "['nib', 'saliency']", "-p", "rise_masks", "2"]) == 0
     assert "1 of 1 reports are fine" in capsys.readouterr().out
     folder = out / "03_benchmark-conceptual_captions"
-    weights = checksum(load(str(checkpoint), device="cpu"))
+    weights = checksum(load(f"openai:{checkpoint}", device="cpu"))
     about = pd.read_csv(folder / "about.csv").iloc[0]
     assert (about.model, about.weights, about.dataset) == ("tiny <script>alert(2)", weights, "conceptual_captions")
     assert (about.pairs, about.of, about.paper_pairs, about.failures) == (3, 3, 2000, 5)
@@ -479,8 +479,8 @@ def test_other_weights_make_a_run_stale(tmp_path):
 
 def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(checkpoint.parent)
-    found = parameters.subject(checkpoint.name, str(sets))
-    assert (found.model, found.slug) == (str(checkpoint), "tiny-script-alert-2")
+    found = parameters.subject(f"openai:{checkpoint.name}", str(sets))
+    assert (found.model, found.slug) == (f"openai:{checkpoint}", "tiny-script-alert-2")
     assert found.data == {"conceptual_captions": str(sets / "cc.csv"), "rsicd": str(sets / "rsicd.csv")}
     bundled = parameters.subject("scenes")
     assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about.endswith("; data: the bundled drawings")

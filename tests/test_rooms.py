@@ -9,9 +9,22 @@ import nibkit
 
 PACKAGE = Path(nibkit.__file__).parent
 ROOMS = (  # from the ground up: a room knows those before it, and none behind it
-    "paths", "checks", "data", "models", "attribution", "methods", "interop", "metrics", "scenes", "benchmark", "plots", "study",
-    "reports", "explorer", "commands",
-)  # fmt: skip
+    "paths",
+    "checks",
+    "data",
+    "models",
+    "attribution",
+    "methods",
+    "interop",
+    "metrics",
+    "scenes",
+    "benchmark",
+    "plots",
+    "study",
+    "reports",
+    "explorer",
+    "commands",
+)
 
 
 def imports(file: Path) -> list[str]:
@@ -29,7 +42,9 @@ def imports(file: Path) -> list[str]:
 def test_a_room_knows_only_those_below_it(room):
     files = [PACKAGE / f"{room}.py"] if (PACKAGE / f"{room}.py").exists() else sorted((PACKAGE / room).rglob("*.py"))
     assert files
-    upward = {(file.name, other) for file in files for other in imports(file) if other in ROOMS[ROOMS.index(room) + 1 :]}
+    upward = {
+        (file.name, other) for file in files for other in imports(file) if other in ROOMS[ROOMS.index(room) + 1 :]
+    }
     assert not upward
 
 

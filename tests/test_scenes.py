@@ -135,7 +135,9 @@ def test_the_sets_are_balanced_distinct_and_held_out():
     assert [len(e.scene.names) for e in many] == [1, 2, 3] * 80
     assert len({e.text for e in many}) == len(many)
     assert all(e.claims >= set(e.scene.names) for e in many)
-    assert all(e.claims == score.claims(e.text) <= world.facts(e.scene) for e in singles + many + datasets.cat_and_dog())
+    assert all(
+        e.claims == score.claims(e.text) <= world.facts(e.scene) for e in singles + many + datasets.cat_and_dog()
+    )
     assert min(e.scene.texture for e in singles + many) >= 2000
 
 

@@ -60,12 +60,12 @@ def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
 def check_rows(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
     """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine that
     hardly moves rose or fell, and where the exact rule put its nodes."""
-    assert list(ours.method) == list(kept.method)
+    assert list(ours.label) == list(kept.label)
     for drop in ("image_drop", "text_drop"):
         rose = drop.replace("drop", "increase")
         level = (ours[drop] < 0.5) & (kept[drop] < 0.5) & kept[rose].isin([0, 100])
         ours[rose] = ours[rose].mask(level, kept[rose])
-    exact = kept.method.str.contains("exact")
+    exact = kept.label.str.contains("exact")
     for metric in benchmark.METRICS:
         np.testing.assert_allclose(ours[metric][exact], kept[metric][exact], rtol=0.05, atol=0.5, err_msg=metric)
     check(ours[~exact], kept[~exact])
@@ -74,7 +74,7 @@ def check_rows(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", MEASURED)
 def test_rows_of_the_first_pair(name, tmp_path):
     ours = execute(PLANNED[name], until="rows", n_pairs=1, out=str(tmp_path))["rows"]
-    kept = committed(name, "rows.csv", keep_default_na=False, dtype={"error": str})
+    kept = committed(name, "rows.csv", dtype={"error": str})
     check_rows(ours.reset_index(drop=True), kept[kept.pair == kept.pair[0]].reset_index(drop=True))
 
 
@@ -134,7 +134,7 @@ def test_the_answer_of_03():
     for table in sets("03_benchmark", "failing.csv"):
         assert (table.both == 0).all()
     for table in sets("03_benchmark", "against_controls.csv"):
-        lost = table[(table.metric == "image_drop") & (table.verdict == "loses")].method.value_counts()
+        lost = table[(table.metric == "image_drop") & (table.verdict == "loses")].label.value_counts()
         assert {"m2ib", "gradcam", "chefer"} <= set(lost.index[lost == 2])
     for table in sets("03_benchmark", "compared.csv", index_col=0):
         best = table.loc["image_drop"]

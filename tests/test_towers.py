@@ -161,7 +161,7 @@ def test_attention_and_back_is_the_block():
 
 def test_nothing_is_copied():
     clip = openai_clip()
-    ours = clip.image.blocks[0].query[0]
+    ours, _ = clip.image.blocks[0].query()
     assert ours.data_ptr() == clip.model.visual.transformer.resblocks[0].attn.in_proj_weight.data_ptr()
 
 

@@ -1,4 +1,4 @@
-"""Data set x methods -> one tidy row per (pair, method), and tables over such rows (tests of them: nibkit.metrics.stats).
+"""Data set x methods -> one tidy row per (pair, label), and tables over such rows (tested by nibkit.metrics.stats).
 
 A run is resumed from its file; what is made of it are tables:
 
@@ -8,11 +8,7 @@ A run is resumed from its file; what is made of it are tables:
 
 from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
 from ..models import checksum
-from .batch import CONFIDENCE, COST, Measure
 from .runner import run
 from .tables import about, beside_paper, caption, style, summary
 
-__all__ = [
-    "CONFIDENCE", "COST", "HIGHER_IS_BETTER", "METRICS", "Measure", "about", "beside_paper", "caption", "checksum", "run", "style",
-    "summary",
-]  # fmt: skip
+__all__ = ["HIGHER_IS_BETTER", "METRICS", "about", "beside_paper", "caption", "checksum", "run", "style", "summary"]

@@ -1,58 +1,40 @@
 """One batch of a run: pairs made ready, explained by every method, and measured."""
 
+import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 
+from ..checks import one_line as line
 from ..methods import METHODS
-from ..metrics.confidence import HIGHER_IS_BETTER, confidence
+from ..metrics.contract import Batch, Metric
 from ..models.devices import onto
 from ..models.sharing import once, shared
+from .plan import COST, Plan
 
 READERS, AHEAD = 16, 2  # threads that read pictures for a GPU, and how many batches
-COST = ["seconds", "passes"]
-
-
-class Measure(NamedTuple):
-    """What `run` measures: its name, its columns (metric -> higher is better; None: a description), and the function
-    (clip, pairs, pixels, ids, attribution, protocol) -> DataFrame of those columns, one row per pair.
-    """
-
-    name: str
-    columns: Mapping[str, bool | None]
-    function: Callable[..., pd.DataFrame]
-
-
-def _confidence(clip, pairs, pixels, ids, a, protocol: str) -> pd.DataFrame:
-    table = confidence(clip, pixels, ids, a.heatmap(), a.word_scores(), protocol)
-    if table.isna().any(axis=None):
-        raise ValueError("a metric is not a number")
-    return table
-
-
-CONFIDENCE = Measure("confidence", HIGHER_IS_BETTER, _confidence)
 
 
 class Job(NamedTuple):
-    """A batch of pairs and what is to be done with it: rows `todo`, each a (pair, label). A method that any of them needs
-    sees the whole batch: its make-up shows in the last digits.
+    """A batch of pairs and what is to be done with it: rows `todo`, each a (pair, label). A method that any of them
+    needs sees the whole batch: its make-up shows in the last digits.
     """
 
     dataset: str
     pairs: Sequence
-    plan: dict[str, tuple[str, dict]]
+    plan: Plan
     protocol: str
-    measure: Measure
+    metrics: Sequence[Metric]
     todo: set[tuple[str, str]]
 
 
 class Item(NamedTuple):
-    """A pair as the methods take it: pixels (1, 3, H, W), on the CPU, and ids; None where `row` says why not."""
+    """A pair as the methods take it: pixels (1, 3, H, W) and ids; None where there are none, and `row` says why."""
 
     row: dict
     pair: object = None
@@ -90,37 +72,40 @@ def work(clip, job: Job, items: list[Item]) -> Iterator[list[dict]]:
     with shared():
         for label, how in job.plan.items():
             todo = [item for item in items if (item.row["pair"], label) in job.todo]
-            results = _results(clip, good, *how, job.protocol, job.measure) if any(i.ids is not None for i in todo) else []
+            results = _results(clip, good, how, job) if any(i.ids is not None for i in todo) else []
             found = {item.row["pair"]: result for item, result in zip(good, results)}
-            yield [{**item.row, "method": label, **found.get(item.row["pair"], {})} for item in todo]
+            yield [{**item.row, "label": label, **found.get(item.row["pair"], {})} for item in todo]
 
 
 def prepare(clip, dataset: str, pair) -> Item:
     """A pair as methods take it; what cannot be read or tokenized becomes a row with its reason in `error`."""
-    row = {"dataset": dataset, "pair": str(pair.id), "text": line(pair.text)}
+    row = {"dataset": dataset, "pair": str(pair.id), "picture": str(pair.id), "text": line(pair.text)}
     try:
         (ids,) = clip.tokenize([pair.text])
         if len(ids) < 3:
             raise ValueError(f"the caption {pair.text!r} has no word to score")
-        return Item(row, pair, clip.preprocess(pair.image, "cpu"), ids)
+        image = pair.image
+        row["picture"] = f"{image.width}x{image.height} {hashlib.sha256(image.tobytes()).hexdigest()[:12]}"
+        return Item(row, pair, clip.preprocess(image, "cpu"), ids)
     except Exception as error:
         return Item(row | _failed(error))
 
 
-def _results(clip, items: list[Item], name: str, options: dict, protocol: str, measure: Measure) -> list[dict]:
+def _results(clip, items: list[Item], how: tuple[str, dict], job: Job) -> list[dict]:
     """The numbers and error of each item. Where a batch fails, its pairs are tried one by one."""
     if not items:
         return []
     try:
         pixels, ids = once((*items, "inputs"), lambda: _inputs(clip, items))
-        a = METHODS[name](clip, pixels, ids, **options)
-        table = measure.function(clip, [item.pair for item in items], pixels, ids, a, protocol)
+        a = METHODS[how[0]](clip, pixels, ids, **how[1])
+        batch = Batch([item.pair for item in items], pixels, ids, job.protocol)
+        table = pd.concat([metric(clip, batch, a) for metric in job.metrics], axis=1)
         table[COST] = a.info.reindex(columns=COST).to_numpy()
         return [{**row, "error": ""} for row in table.astype(float).to_dict("records")]
     except Exception as error:
         if len(items) == 1:
             return [_failed(error)]
-        return [result for item in items for result in _results(clip, [item], name, options, protocol, measure)]
+        return [result for item in items for result in _results(clip, [item], how, job)]
 
 
 def _inputs(clip, items: list[Item]) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -132,8 +117,3 @@ def _inputs(clip, items: list[Item]) -> tuple[torch.Tensor, list[torch.Tensor]]:
 
 def _failed(error: Exception) -> dict:
     return {"error": line(f"{type(error).__name__}: {error}")}
-
-
-def line(text: object) -> str:
-    """A text without line breaks, so that a row of the table is one line."""
-    return " ".join(str(text).split())

@@ -17,8 +17,8 @@ PAPER_PAIRS = {"conceptual_captions": 2000, "tiny-imagenet": 1000, "flickr8k": 1
 def table(name: str, dataset: str | None = None) -> pd.DataFrame:
     """One of the paper's tables, e.g. "table2_benchmark": numbers as printed there.
 
-    dataset: only its rows; one of the paper's, or one that plays its part (PAPER_ROLE). Errors: ValueError for a data set
-    that the table does not have.
+    dataset: only its rows; one of the paper's, or one that plays its part (PAPER_ROLE). Errors: ValueError for a data
+    set that the table does not have.
     """
     rows = pd.read_csv(bundled(f"paper/{name}.csv"))
     if dataset is None:

@@ -1,14 +1,14 @@
 """Tables over the rows of a run: means with intervals, beside the paper's, and for the eye."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
 from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
-from ..metrics.stats import intervals
+from ..metrics.stats import mean_interval, pictures_of
 from ..models import checksum
 from .paper import PAPER_PAIRS
 from .paper import table as paper_table
@@ -16,23 +16,25 @@ from .paper import table as paper_table
 DECIMALS = {"n": 0, "failures": 0, "passes": 1}  # shown; of metrics, see `style`
 
 
-def _measured(rows: pd.DataFrame) -> pd.Series:
-    return rows[METRICS].notna().all(axis=1)
-
-
 def summary(
-    rows: pd.DataFrame, by: str | list[str] = "method", level: float = 0.95, resamples: int = 2000, seed: int = 0
+    rows: pd.DataFrame, columns: Sequence[str] = METRICS, by: str | list[str] = "label", level: float = 0.95
 ) -> pd.DataFrame:
-    """Per method: n (pairs measured), failures, each metric's mean and bootstrap interval over pairs (METRIC, METRIC_low
-    and METRIC_high), pairs_per_second (1 / mean seconds) and passes (mean).
+    """Per label: method (where it has one), n (pairs measured), failures, the mean of each of `columns` and its
+    interval over pictures (METRIC, METRIC_low and METRIC_high: `stats.interval`), pairs_per_second (1 / mean seconds)
+    and passes (mean).
+
+    columns: names, or a metric's `columns`; by default the paper's four. by: what to group by, such as an option.
     """
+    columns = list(columns)
 
     def row(group: pd.DataFrame) -> dict:
-        good = group[_measured(group)]
-        result = {"n": len(good), "failures": len(group) - len(good)}
-        low, high = intervals(good[METRICS].to_numpy(float), level, resamples, seed)
-        for k, metric in enumerate(METRICS):
-            result |= {metric: good[metric].mean(), f"{metric}_low": low[k], f"{metric}_high": high[k]}
+        good = group[group[columns].notna().any(axis=1)]
+        methods = list(group.method.unique()) if "method" in group else []
+        result = {"method": methods[0]} if len(methods) == 1 else {}
+        result |= {"n": len(good), "failures": len(group) - len(good)}
+        for metric in columns:
+            found = mean_interval(good[metric], pictures_of(good), level)
+            result |= {metric: found["mean"], f"{metric}_low": found["low"], f"{metric}_high": found["high"]}
         return result | {"pairs_per_second": 1 / good.seconds.mean(), "passes": good.passes.mean()}
 
     groups = {key: row(group) for key, group in rows.groupby(by, sort=False)}
@@ -43,14 +45,12 @@ def summary(
 def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
-    dataset: one of the paper's, or one that plays its part (paper.PAPER_ROLE). What a
-    label says in parentheses is a remark: "rise (300 masks)" stands beside the paper's rise. The paper's pairs per second
-    were measured on the authors' machine.
+    summary: by label; of several labels of one method the first stands there. dataset: one of the paper's, or one that
+    plays its part (paper.PAPER_ROLE). The paper's pairs per second were measured on the authors' machine.
     """
     paper = paper_table("table2_benchmark", dataset).rename(columns={"fps": "pairs_per_second"}).set_index("method")
-    names = [label.split(" (")[0] for label in summary.index]
-    ours = summary[[name in paper.index for name in names]]
-    theirs = paper.loc[[name for name in names if name in paper.index]].set_index(ours.index)
+    ours = summary[summary.method.isin(paper.index) & ~summary.method.duplicated()]
+    theirs = paper.loc[ours.method].set_index(ours.index)
     columns = [*METRICS, "pairs_per_second"]
     sides = pd.concat({"ours": ours[columns], "paper": theirs[columns]}, axis=1)
     return sides.swaplevel(axis=1)[[(column, side) for column in columns for side in ("ours", "paper")]]
@@ -58,11 +58,12 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
 
 def about(clip, dataset: Sequence, rows: pd.DataFrame) -> pd.DataFrame:
     """Whose numbers `rows` are, in one row: model (and its dtype, if not float32), weights (`checksum`), dataset, pairs
-    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's), failures
-    (rows without metrics).
+    (in `rows`), of (in the dataset), paper_pairs (that the paper measured; nan for data that are not the paper's),
+    failures (rows without metrics).
     """
     name = getattr(dataset, "name", "custom")
-    row = {"model": clip.label, "weights": checksum(clip), "dataset": name, "pairs": rows.pair.nunique(), "of": len(dataset)}
+    row = {"model": clip.label, "weights": checksum(clip), "dataset": name}
+    row |= {"pairs": rows.pair.nunique(), "of": len(dataset)}
     row |= {"paper_pairs": PAPER_PAIRS.get(name, np.nan), "failures": int((rows.error != "").sum())}
     return pd.DataFrame([row])
 
@@ -75,32 +76,36 @@ def caption(about: pd.DataFrame) -> str:
     return f"Ours: {a.model}, weights {a.weights}, on {a.pairs:,} of {a.of:,} pairs of {a.dataset}{paper}{failures}"
 
 
-def style(table: pd.DataFrame, about: pd.DataFrame | None = None) -> Styler:
+def style(
+    table: pd.DataFrame, about: pd.DataFrame | None = None, columns: Mapping[str, bool | None] = HIGHER_IS_BETTER
+) -> Styler:
     """A table of `summary` or `beside_paper` for the eye: the best of a metric in bold, intervals in small print.
 
     Our metrics have one decimal, the paper's, of a thousand pairs and more, two. Pairs per second are left blank where
     nothing was run (no passes: the controls).
 
-    about: whose numbers these are, for the caption above the table.
+    about: whose numbers these are, for the caption above the table. columns: the metrics' directions.
     """
-    first = lambda column: column[0] if isinstance(column, tuple) else column  # noqa: E731
-    shown = table[[c for c in table if not first(c).endswith(("_low", "_high"))]].astype(object)
+    names = {column: column[0] if isinstance(column, tuple) else column for column in table}
+    dropped = [column for column, name in names.items() if name == "method" or name.endswith(("_low", "_high"))]
+    shown = table.drop(columns=dropped).astype(object)
     for column in shown:
-        better = HIGHER_IS_BETTER.get(first(column))
-        ours = better is not None and column != (first(column), "paper")
-        decimals = DECIMALS.get(column, 1 if ours else 2)
+        higher = columns.get(names[column])
+        decimals = DECIMALS.get(column, 1 if names[column] in columns and column != (names[column], "paper") else 2)
         values = table[column].round(decimals)
         text = values.map(f"{{:,.{decimals}f}}".format)
-        if better is not None:
-            text = text.mask(values == (values.max() if better else values.min()), "<b>" + text + "</b>")
+        if higher is not None:
+            text = text.mask(values == (values.max() if higher else values.min()), "<b>" + text + "</b>")
         if f"{column}_low" in table:
-            low, high = (table[f"{column}_{end}"].map(f"{{:.{decimals}f}}".format) for end in ("low", "high"))
-            text = text + "<br><small>" + low + " to " + high + "</small>"
+            low, high = (table[f"{column}_{end}"] for end in ("low", "high"))
+            between = [f"{a:.{decimals}f} to {b:.{decimals}f}" for a, b in zip(low, high)]
+            text = (text + "<br><small>" + between + "</small>").where(low.notna(), text)
         shown[column] = text.mask(values.isna(), "–")
     if "passes" in table and "pairs_per_second" in table:
         shown["pairs_per_second"] = shown["pairs_per_second"].mask(table["passes"] == 0, "")
-    arrows = {metric: f"{metric.replace('_', ' ')} {'↑' if up else '↓'}" for metric, up in HIGHER_IS_BETTER.items()}
-    shown = shown.rename(columns={**arrows, "pairs_per_second": "pairs per second (ours: this run)"})
+    heads = {name: name.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[up] for name, up in columns.items()}
+    shown = shown.rename(columns={**heads, "pairs_per_second": "pairs per second (ours: this run)"})
     styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
     styled = shown.style.format_index(escape="html").set_table_styles(styles)
-    return styled if about is None else styled.set_caption(html.escape(caption(about)))  # pandas does not escape captions
+    # pandas does not escape captions
+    return styled if about is None else styled.set_caption(html.escape(caption(about)))

@@ -22,6 +22,8 @@ def writable(what: str, file: str, *suffixes: str) -> Path:
         raise ValueError(f"{what} {file} does not end in one of: {', '.join(suffixes)}")
     try:
         new = not target.exists()
+        if not (new or target.is_file() or target.is_dir()):
+            raise OSError(0, "it is a pipe or a device")
         target.parent.mkdir(parents=True, exist_ok=True)
         target.open("ab").close()
     except OSError as error:

@@ -80,7 +80,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
             table = speed.scaling(clip, args.dtype)
             table.to_csv(f"{args.figure}.csv", index=False)
             figure = Figure(figsize=(13, 3.4), layout="constrained")
-            figure.suptitle(f"NIB: {where}")
+            figure.suptitle(f"NIB: {where}", parse_math=False)
             speed.draw(figure.subplots(1, 4), table)
             figure.savefig(args.figure, dpi=120)
         return 0

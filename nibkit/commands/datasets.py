@@ -39,9 +39,10 @@ def _list() -> int:
         print(f"  {path:<20} {what} -> {name}")
     print("\nof the Hugging Face hub, fetched once (network, and the datasets library):")
     for name, preset in hub.PRESETS.items():
-        part = f"first {preset.stream} rows, streamed" if preset.stream else f"{preset.per_class} a class" if preset.per_class else "all"
+        part = f"first {preset.stream} rows, streamed" if preset.stream else "all"
+        part = f"{preset.per_class} a class" if preset.per_class and not preset.stream else part
         print(f"  {'hf:' + name:<24} {preset.name}, split {preset.split}: {part}")
-    print("  hf:NAME,SPLIT,IMAGE,TEXT[,N]   any other: an id or a folder, a split, two columns; N: stream the first N rows")
+    print("  hf:NAME,SPLIT,IMAGE,TEXT[,N]   any other: an id or a folder, a split, two columns; N: stream the first N")
     print("\ndata/README.md says how to get each, and what becomes of broken pictures and odd captions.")
     return 0
 

@@ -61,7 +61,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
             if "layer" in method.takes:
                 head["layer"] = dict(zip(("image", "text"), clip.layers(args.layer)))
             text = json.dumps(head | {"texts": facts}, indent=1, ensure_ascii=False)
-            print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", encoding="utf-8")
+            print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", "utf-8", "backslashreplace")
         return 0
 
     return run

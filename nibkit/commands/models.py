@@ -4,6 +4,7 @@ import argparse
 
 from . import Run
 
+
 def command(parser: argparse.ArgumentParser) -> Run:
     """what nibkit.load can load, which weights are on this machine, and where it looks for them
 
@@ -24,7 +25,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
         for backend in reversed(BACKENDS):
             for form, said in backend.FORMS.items():
                 print(f"  {form:<30}" + ("" if len(form) < 30 else f"\n{'':<32}") + said.format(hub=hub_folder()))
-        print(f"\non this machine: {', '.join(dict.fromkeys(name for backend in reversed(BACKENDS) for name in backend.here()))}")
+        here = dict.fromkeys(name for backend in reversed(BACKENDS) for name in backend.here())
+        print(f"\non this machine: {', '.join(here)}")
         return 0
 
     return run

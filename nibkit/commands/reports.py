@@ -21,19 +21,23 @@ def command(parser: argparse.ArgumentParser) -> Run:
         python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
         python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
         python -m nibkit reports --only 03_benchmark-scenes-objects --force
-        python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP and the paper's data sets, into reports/ViT-B-32/
+        python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP, real data: reports/ViT-B-32/
 
     Parameters are those in a notebook's cell tagged `parameters`. An unknown name or a value of another type is refused
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
     """
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose name begins so, such as 03")
     repeatable = {"nargs": 2, "action": "append", "default": [], "metavar": ("NAME", "VALUE")}
-    parser.add_argument("-p", dest="parameters", help="set a parameter in the notebooks that have it (repeatable)", **repeatable)
+    parser.add_argument(
+        "-p", dest="parameters", help="set a parameter in the notebooks that have it (repeatable)", **repeatable
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at a time (default 1)")
     parser.add_argument("--dask", metavar="ADDRESS", help="run them on a Dask cluster, such as tcp://HOST:8786")
     parser.add_argument("--model", help="a name or file that nibkit.load takes, in place of the bundled model")
     parser.add_argument(
-        "--data", metavar="FOLDER", help="a folder with cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv; hf: from the hub"
+        "--data",
+        metavar="FOLDER",
+        help="a folder with cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv; hf: from the hub",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the reports go (default: reports/, or reports/MODEL/)")
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
@@ -75,4 +79,6 @@ def _cluster(address: str | None):
     try:
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:
-        raise ValueError(f"--dask {address}: no Dask scheduler answers there ({error}); start one with: dask scheduler") from None
+        raise ValueError(
+            f"--dask {address}: no Dask scheduler answers there ({error}); start one with: dask scheduler"
+        ) from None

@@ -31,7 +31,7 @@ def load(name: str | Path) -> PairDataset:
     name: "scenes-objects" (one object each, "a photo of a cat"), "scenes-captions" (one to three objects, free captions) or
         "cat-and-dog" (one picture under the three captions of the paper's Figure 1), which are bundled; "scenes-world"
         (colours, sizes, counts and places, in twins) or "aerial" (landscapes seen from above), which are drawn; the path of
-        a CSV or JSON file, or of a folder, in one of the layouts of `layouts`; "hf:PRESET" or
+        a table, a JSON file, an archive or a folder in one of the layouts of `layouts`; "hf:PRESET" or
         "hf:NAME,SPLIT,IMAGE,TEXT[,N]", see `hub.load`.
     Nothing but the list is read. ValueError for a name that is none of these, DataError (a ValueError) for a list that
     cannot be read or names a picture outside its folder; a broken picture shows when it is opened.

@@ -10,10 +10,12 @@ from clip.simple_tokenizer import SimpleTokenizer
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from tqdm import tqdm
 
+from ..checks import one_line
 from .pairs import DataError, Pair, PairDataset
 
 CONTEXT = 77  # tokens that CLIP reads, BOS and EOS among them
 REPEATED = "another pair has the same id, so that a run refuses the whole set: list it once, or give each its own"
+DARK = 16  # of 255: data of 12 bits in a file of 16 come no further
 SIDE, LINES = 150, 4  # of a thumbnail and its caption
 
 
@@ -23,7 +25,8 @@ def check(dataset: PairDataset) -> pd.DataFrame:
     Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens (of
     the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are; they
     cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not have),
-    problem (why the pair cannot be scored, "" where it can; of a repeated id, that a run would refuse the set).
+    brightest (the highest value of the picture's pixels, of 255), problem (why the pair cannot be scored, "" where it
+    can; of a repeated id, that a run would refuse the set).
     """
     tokenizer = SimpleTokenizer()
     rows = [_row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)]
@@ -32,25 +35,35 @@ def check(dataset: PairDataset) -> pd.DataFrame:
     return table
 
 
-COLUMNS = ["width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "problem"]
+COLUMNS = [
+    *("width", "height", "masks", "captions", "tokens", "too_long", "blank", "marked_up", "beyond_ascii", "brightest"),
+    "problem",
+]
 
 
 def _row(pair: Pair, tokenizer: SimpleTokenizer) -> dict:
     texts = pair.captions or (pair.text,)
-    lengths = np.array([len(tokenizer.encode(text)) + 2 for text in texts])
+    whole = [text for text in texts if one_line(text) == " ".join(text.split())]  # the others hold half an emoji
+    lengths = np.array([len(tokenizer.encode(text)) + 2 for text in whole] or [0])
     row = {
         "width": np.nan, "height": np.nan, "masks": 0, "captions": len(texts), "tokens": lengths.max(),
         "too_long": (lengths > CONTEXT).sum(), "blank": (lengths < 3).sum(),
         "marked_up": sum("<" in text or "&" in text for text in texts),
-        "beyond_ascii": sum(any(c.isalpha() and not c.isascii() for c in text) for text in texts), "problem": "",
+        "beyond_ascii": sum(any(c.isalpha() and not c.isascii() for c in text) for text in texts),
+        "brightest": np.nan, "problem": "",
     }  # fmt: skip
-    if row["too_long"] + row["blank"] == len(texts):
+    if not whole:
+        halves = "the caption holds half of a sign (a lone surrogate, such as half an emoji): take it out"
+        row |= {"blank": 0, "problem": halves}
+    elif row["too_long"] + row["blank"] == len(whole):
         row["problem"] = f"the caption has {lengths.max()} tokens, more than {CONTEXT}" if row["too_long"] else "the caption is empty"
     try:
-        row["width"], row["height"] = pair.image.size
+        image = pair.image
+        row["width"], row["height"] = image.size
+        row["brightest"] = max(high for _, high in image.getextrema())
         row["masks"] = len(pair.masks)
     except DataError as error:
-        row["problem"] = str(error)
+        row["problem"] = one_line(error)
     return row
 
 
@@ -64,6 +77,12 @@ def report(name: str, table: pd.DataFrame) -> str:
     if len(sizes):
         low, high = sizes.iloc[sizes.prod(axis=1).argmin()], sizes.iloc[sizes.prod(axis=1).argmax()]
         lines[-1] += f"; from {low.width} x {low.height} to {high.width} x {high.height} pixels"
+    if len(dark := table.index[table.brightest <= DARK]):
+        shown = f"{len(dark)}, {', '.join(dark[:5])}{' ...' * (len(dark) > 5)}"
+        lines += [
+            f"pictures nearly black, no value above {DARK} of 255: {shown}; "
+            "if they are data of 12 bits in files of 16, save them multiplied by 16"
+        ]
     if table.masks.any():
         lines += [f"masks: {int(table.masks.sum())}, on {(table.masks > 0).sum()} pairs"]
     if len(table):
@@ -95,9 +114,9 @@ def sheet(dataset: Sequence[Pair], table: pd.DataFrame, columns: int = 8, most: 
             page.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + SIDE - thumbnail.height))
         except DataError:
             draw.rectangle([x, y, x + SIDE, y + SIDE], "#e4e4e4")
-        draw.text((x, y + SIDE + 3), pair.id[-25:], "#808080", font)
-        words = problem.rsplit("/", 1)[-1] if problem else " ".join(pair.text.split())
-        shown = textwrap.wrap(words, 25, max_lines=LINES, placeholder=" …")
+        draw.text((x, y + SIDE + 3), one_line(pair.id)[-25:], "#808080", font)
+        words = problem.rsplit("/", 1)[-1] if problem else pair.text
+        shown = textwrap.wrap(one_line(words), 25, max_lines=LINES, placeholder=" …")
         draw.text((x, y + SIDE + 16), "\n".join(shown), "#c0392b" if problem else "black", font)
     return page
 

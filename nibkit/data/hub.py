@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, by the `datasets` library: fetched once into its cache, or streamed."""
+"""What the `datasets` library reads: the Hugging Face hub's sets, fetched once or streamed, and WebDataset's archives."""
 
 import contextlib
 import functools
@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from ..checks import one_line
 from ..paths import WAIT
 from . import pictures
+from .lists import TEXT
 from .pairs import DataError, Pair, PairDataset, string
 
 A_PHOTO = "a photo of a "  # the published prompt, before the name of a class
@@ -45,7 +47,7 @@ def load(name: str) -> PairDataset:
     if name in PRESETS:
         return fetch(*PRESETS[name], called=name)
     parts = name.split(",")
-    if len(parts) not in (4, 5) or not all(parts) or not all(n.isdigit() for n in parts[4:]):
+    if len(parts) not in (4, 5) or not all(parts) or not all(re.fullmatch("[0-9]{1,9}", n) for n in parts[4:]):
         forms = "hf:NAME,SPLIT,IMAGE,TEXT, or with ,N behind it"
         raise DataError(f"hf:{name} is neither one of {', '.join(PRESETS)} nor of the form {forms}")
     return fetch(*parts[:4], stream=int(parts[4]) if parts[4:] else 0)
@@ -55,11 +57,8 @@ def fetch(
     name: str, split: str, image: str, text: str, stream: int = 0, per_class: int = 0, called: str | None = None
 ) -> PairDataset:
     """The pairs of one split; arguments as in `Preset` and `load`, called: the dataset's name here, else the last of `name`."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError("hf: data sets need the datasets library; install it with: pip install 'nibkit[datasets]'") from error
-    called = called or Path(name).name
+    datasets = _library()
+    called = one_line(called or Path(name).name)
     folder = Path(name)
     try:
         if (folder / "state.json").exists() or (folder / "dataset_dict.json").exists():  # save_to_disk
@@ -71,38 +70,85 @@ def fetch(
         if stream and rows.features is None:
             rows = rows._resolve_features()
     except Exception as error:  # the library, its readers and the network raise many kinds
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DataError(
-            f"hf:{name}, split {split!r}, could not be loaded ({type(error).__name__}: {reason}); without network, load it "
+            f"hf:{name}, split {split!r}, could not be loaded ({_reason(error)}); without network, load it "
             "once where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER here "
             "and load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
         ) from error
-    columns = text.split("+")
-    for column in (image, *columns):
+    for column in (image, *text.split("+")):
         if column not in rows.features:
             raise DataError(f"hf:{name} has no column {column!r}, only {', '.join(rows.features)}")
     if not isinstance(rows.features[image], datasets.Image):
         raise DataError(f"hf:{name}: the column {image!r} holds {rows.features[image]}, not pictures")
-    names = getattr(rows.features[columns[0]], "names", None)
-    rows = rows.cast_column(image, datasets.Image(decode=False))  # decoded by `pictures`, as all pictures are
+    return PairDataset(called, _pairs(rows, image, text.split("+"), called, f"hf:{name}", stream, per_class))
+
+
+def archives(paths: list[Path], called: str) -> PairDataset:
+    """The pairs of WebDataset's .tar files, in order: a picture, and its caption in .txt or under a key of .json.
+
+    DataError where they are not to be read, or their first five pairs do not have the same parts.
+    """
+    datasets, where = _library(), one_line(paths[0])
+    try:
+        rows = datasets.load_dataset("webdataset", data_files={"train": [str(path) for path in paths]}, split="train")
+    except Exception as error:  # as above
+        raise DataError(f"{where} cannot be read as a WebDataset archive ({_reason(error)})") from error
+    image = next((name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)), None)
+    said = rows.features.get("json")
+    inside = next((f"json.{key}" for key in TEXT if isinstance(said, dict) and key in said), None)
+    text = next((name for name in ("txt", "text", "caption") if name in rows.features), inside)
+    if not image or not text:
+        what = "captions (.txt, or .json with one)" if image else "pictures"
+        there = ", ".join(name for name in rows.features if not name.startswith("__"))
+        raise DataError(f"{where} holds no {what}, only {there}")
+    return PairDataset(called, _pairs(rows, image, [text], called, where))
+
+
+def _library():
+    try:
+        import datasets
+    except ImportError as error:
+        what = "data sets of the hub and .tar files need"
+        raise ImportError(f"{what} the datasets library; install it with: pip install 'nibkit[datasets]'") from error
+    return datasets
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _pairs(
+    rows, image: str, columns: list[str], called: str, where: str, stream: int = 0, per_class: int = 0
+) -> list[Pair]:
+    """A pair per row; columns: of captions, or of classes, "json.caption" being a key of the column "json"."""
+    names = getattr(rows.features.get(columns[0]), "names", None)
+    rows = rows.cast_column(image, _library().Image(decode=False))  # decoded by `pictures`, as all pictures are
+    tops = list(dict.fromkeys(column if column in rows.features else column.partition(".")[0] for column in columns))
     if stream:
-        rows = _streamed(rows, stream, [image, *columns], name)
-        texts = rows
+        rows = texts = _streamed(rows, stream, [image, *tops], where)
     else:
-        texts = rows.select_columns(columns)
+        texts = rows.select_columns(tops)
     pairs, seen = [], {}
     for i, row in enumerate(texts):
-        value = row[columns[0]]
+        said = [_cell(row, column) for column in columns]
+        value = said[0]
         seen[value if names else i] = count = seen.get(value if names else i, 0) + 1
         if per_class and count > per_class:
             continue
-        said = [row[column] for column in columns]
-        captions = [A_PHOTO + _spelt(names[value])] if names else _captions(said, f"hf:{name}, {text}")
+        if names:  # a class that is not known is None or -1 there
+            captions = [] if value is None or value < 0 else [A_PHOTO + _spelt(names[value])]
+        else:
+            captions = _captions(said, f"{where}, {'+'.join(columns)}")
         several = {"captions": captions} if len(captions) > 1 else {}
         label = f"{called}/{i:04d}"
         read = functools.partial(_read, rows, i, image, label)
         pairs.append(Pair(label, captions[0] if captions else "", read, **several))
-    return PairDataset(called, pairs)
+    return pairs
+
+
+def _cell(row: dict, column: str):
+    top, _, key = column.partition(".")
+    return row[column] if column in row else (row[top] or {}).get(key)
 
 
 @contextlib.contextmanager
@@ -124,12 +170,12 @@ def _promptly(name: str):
         huggingface_hub.constants.HF_HUB_OFFLINE = before
 
 
-def _streamed(rows, n: int, columns: list[str], name: str) -> list[dict]:
+def _streamed(rows, n: int, columns: list[str], where: str) -> list[dict]:
     """The first n rows, their pictures as encoded bytes: a stream cannot be gone through twice at the cost of one."""
     try:
         return list(itertools.islice(rows.select_columns(columns), n))
     except Exception as error:
-        raise DataError(f"hf:{name} broke off while it was streamed ({type(error).__name__}: {error}); run it again") from error
+        raise DataError(f"{where} broke off while it was streamed ({_reason(error)}); run it again") from error
 
 
 def _captions(values: list, where: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a dataset is made of: `Pair`, `PairDataset`, and the choice among several captions of one picture."""
 
 import dataclasses
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ class DataError(ValueError):
 def string(value, what: str) -> str:
     """A string that a list holds, "" for null; DataError for anything else, in which `what` names it."""
     if value is not None and not isinstance(value, str):
-        raise DataError(f"{what} is {str(value)[:60]}, not a string; put one there")
+        raise DataError(f"{what} is {reprlib.repr(value)}, not a string; put one there")
     return value or ""
 
 

@@ -6,7 +6,7 @@ score is what the readout token r (CLS, EOS) draws from it in favour of the matc
     score_j = mean_heads max(G_rj P_rj, 0)
 
 Chefer et al. (ICCV 2021) roll this out over all blocks; the published baseline stops at the last. Their own form is
-`gae`.
+`gae`; their notebook for CLIP, as it comes (`start_layer=-1`), takes the last block alone, too.
 """
 
 from torch import Tensor

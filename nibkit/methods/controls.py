@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from ..attribution import Attribution
-from ..models.towers import at_hand
+from ..models.devices import at_hand
 from .registry import method
 
 

@@ -9,6 +9,9 @@ paper):
 The readout token's row of R (CLS, EOS) scores the tokens. Its own entry keeps the 1 that the identity put there
 before any evidence; it is taken off, or else EOS outshines every word. Only that row is needed, so the product is
 formed from the last block down.
+
+To compare with the authors' notebook for CLIP: as it comes (`start_layer=-1`) it starts at the last block, which is
+`chefer`; with `start_layer=0` it is this method.
 """
 
 import torch.nn.functional as F

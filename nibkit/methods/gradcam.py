@@ -17,7 +17,9 @@ from .registry import method
 
 
 @method(unit="cosine", layers=behind)
-def gradcam(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
+def gradcam(
+    clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
+) -> Attribution:
     """Element-wise Grad-CAM of B pairs, image and text, as the NIB paper's code computes it.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published

@@ -7,7 +7,8 @@ summed over blocks:
     score_j = sum_l mean_heads mean_i max(ds_l / dA_l,ij, 0)        (Bousselham et al., ICCV 2025)
 
 Block l alone lies between A_l and s_l, so all blocks together cost one forward and one backward. The paper is about
-images (a tower that pools attention is asked for its pool's attention to the state behind each block); for the text we take the same rule over the tokens up to EOS, where a causal row i only has columns j <= i.
+images (a tower that pools attention is asked for its pool's attention to the state behind each block); for the text we
+take the same rule over the tokens up to EOS, where a causal row i only has columns j <= i.
 Their code defaults to the last two blocks; this is the paper's form, all of them.
 """
 

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number
-from ..models.devices import in_parts, onto
-from ..models.towers import State, Tower, at_hand, ragged
+from ..models.devices import at_hand, in_parts, onto
+from ..models.towers import State, Tower, ragged
 from .registry import method
 
 

@@ -8,10 +8,8 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 
-import torch
-
 from ..checks import PROTOCOLS, one_of, whole
-from ..models.devices import same_products
+from ..models.modes import plain, recordable
 from ..models.sharing import shared, timed
 from ..models.towers import bytes_of
 
@@ -46,7 +44,8 @@ def method(
 
     Every method takes `layer` and the COMMON options and ignores those it has no use for, so that a benchmark can give
     the same to all; any other unknown option is refused. batch_size bounds memory, not results: rows at once, or a budget
-    (`Tower.rows_at_once`), by default "auto". Inputs are checked before work starts, and `info` gains the pair's share of
+    (`Tower.rows_at_once`), by default "auto"; it changes sums of float32 in their last digits (1e-6 of a score), as the
+    number of threads does. Inputs are checked before work starts, and `info` gains the pair's share of
     the seconds that the method takes by itself: what it found computed (`sharing`) is counted in.
 
     unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads the
@@ -71,8 +70,9 @@ def method(
                     said = f"{name} reads attention, and the {tower.name} tower of {clip.name} {tower.unattended}"
                     raise ValueError(f"{said}; {free} do without")
             clip.check(pixels, ids)
-            # gradients, whatever the caller has switched off
-            with torch.enable_grad(), same_products(), shared(), timed() as clock:
+            with plain(grad=True), shared(), timed() as clock:
+                if pixels.is_inference() or any(i.is_inference() for i in ids):
+                    pixels, ids = recordable(pixels), [recordable(i) for i in ids]
                 result = function(clip, pixels, ids, **options)
             result.info["seconds"] = clock.seconds / len(pixels)
             return result

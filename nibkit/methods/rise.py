@@ -25,8 +25,8 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
-from ..models.devices import in_parts, onto
-from ..models.towers import State, at_hand, at_least_single, ragged
+from ..models.devices import at_hand, in_parts, onto
+from ..models.towers import State, at_least_single, ragged
 from .registry import method
 
 

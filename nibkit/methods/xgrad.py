@@ -17,7 +17,9 @@ from .registry import method
 
 
 @method(unit="cosine")
-def xgrad(clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto") -> Attribution:
+def xgrad(
+    clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
+) -> Attribution:
     """Input x gradient of B pairs at the state that enters block `layer`, image and text.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are signed, in units of cosine: a positive

@@ -1,7 +1,9 @@
 """Confidence drop and increase: does the match survive when only what a map marks is shown?
 
-c0 is the cosine of the whole pair and c1 the cosine when each part is kept in proportion to its score. All figures are in
-percent points of cosine:  drop = 100 max(0, c0 - c1)  (lower is better),  increase = 100 [c1 > c0]  (higher is better).
+c0 is the cosine of the whole pair and c1 the cosine when each part is kept in proportion to its score. All figures are
+in percentage points of cosine:
+
+    drop = 100 max(0, c0 - c1), lower is better        increase = 100 [c1 > c0], higher is better
 """
 
 from collections.abc import Sequence
@@ -12,22 +14,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..attribution import Attribution
 from ..checks import PROTOCOLS, one_of
+from ..models.devices import at_hand, onto
 from ..models.sharing import once
-from ..models.devices import onto
-from ..models.towers import State, at_hand, at_least_single
+from ..models.towers import State, at_least_single
+from .contract import Batch, metric
 
 HIGHER_IS_BETTER = {"image_drop": False, "image_increase": True, "text_drop": False, "text_increase": True}
 METRICS = list(HIGHER_IS_BETTER)
 
 
-def _drop_increase(c0: Tensor, c1: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+def _drop_increase(whole: Tensor, kept: Tensor, partner: Tensor, relative: bool) -> tuple[np.ndarray, np.ndarray]:
+    c0, c1 = (F.cosine_similarity(embedding, partner) for embedding in (whole, kept))
     drop = (c0 - c1).clamp(min=0) / (c0.clamp(min=1e-6) if relative else 1)
     return 100 * drop.cpu().numpy(), 100.0 * (c1 > c0).cpu().numpy()
 
 
 def _read(clip, ids: list[Tensor], protocol: str) -> tuple[State, Tensor]:
-    """The text input of a protocol, and its embedding when whole. The paper's: without BOS and EOS, read at the largest id."""
+    """A protocol's text input and its embedding when whole. The paper's: no BOS and EOS, read at the largest id."""
     ids, device = at_hand(ids), clip.device
     if protocol == "paper":
         ids = [i[clip.text.before : -1] for i in ids]
@@ -62,24 +67,18 @@ def _factors(clip, ids: list[Tensor], scores: list[Tensor], rows: State, protoco
 
 @torch.no_grad()
 def confidence(
-    clip,
-    pixels: Tensor,
-    ids: list[Tensor],
-    heatmaps,
-    word_scores: Sequence,
-    protocol: str = "paper",
-    relative: bool = False,
+    clip, pixels: Tensor, ids: list[Tensor], heatmaps, word_scores: Sequence, protocol: str = "paper", relative=False
 ) -> pd.DataFrame:
-    """The paper's four metrics for B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
+    """The paper's metrics of B pairs: columns image_drop, image_increase, text_drop, text_increase, one row per pair.
 
-    heatmaps (B, H, W) in [0, 1] multiply the normalised pixels (what is removed becomes the mean colour; the text is whole).
-    word_scores: B arrays (len,) in [0, 1] multiply the token rows (the picture is whole).
+    heatmaps (B, H, W) in [0, 1] multiply the normalised pixels (what is removed becomes the mean colour).
+    word_scores: B arrays (len,) in [0, 1] multiply the token rows. The other side is whole each time.
 
-    protocol "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its scores.
-    "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
+    protocol: "paper": texts without BOS and EOS, read at the largest id; a repeated token is multiplied by all its
+    scores. "corrected": BOS and EOS stay and are never scaled, the text is read at EOS, each place has its own score.
     relative: divide the drop by c0 (Chattopadhay et al., 2018) instead of leaving it absolute.
-    A text without a word between BOS and EOS has no text metric: nan. Within `sharing.shared`, the embeddings of the whole
-    pairs are computed once for all maps.
+    A text without a word between BOS and EOS has no text metric: nan. Within `sharing.shared`, the embeddings of the
+    whole pairs are computed once for all maps.
 
     >>> from nibkit.data import load as pairs
     >>> from nibkit.models import load
@@ -93,18 +92,16 @@ def confidence(
     clip.check(pixels, ids)
     maps = onto(clip.device, torch.as_tensor(np.asarray(heatmaps)).to(pixels.dtype))
     if maps.shape != pixels[:, 0].shape:
-        raise ValueError(f"heatmaps are {tuple(maps.shape)}, not {tuple(pixels[:, 0].shape)}; Attribution.heatmap() makes such maps")
+        found, asked = tuple(maps.shape), tuple(pixels[:, 0].shape)
+        raise ValueError(f"heatmaps are {found}, not {asked}; Attribution.heatmap() makes such maps")
     scores = [torch.as_tensor(np.asarray(s)).to(pixels.dtype) for s in word_scores]
-    lengths = [len(s) for s in scores]
-    if lengths != [len(i) for i in ids]:
-        raise ValueError(f"word_scores have lengths {lengths}, the texts {[len(i) for i in ids]}; one score per token is needed")
+    if (found := [len(s) for s in scores]) != (asked := [len(i) for i in ids]):
+        raise ValueError(f"word_scores have lengths {found}, the texts {asked}; one score per token is needed")
 
     image, text = clip.embed_image(pixels), clip.embed_text(ids)
     with clip.image.forward_only():
         masked = at_least_single(clip.image.embed_rows(clip.image.rows(pixels * maps[:, None])))
-    changes = _drop_increase(F.cosine_similarity(image, text), F.cosine_similarity(masked, text), relative)
-    result = dict(zip(("image_drop", "image_increase"), changes))
-
+    result = dict(zip(("image_drop", "image_increase"), _drop_increase(image, masked, text, relative)))
     usable = [k for k, i in enumerate(ids) if len(i) > clip.text.before + 1]
     result["text_drop"], result["text_increase"] = np.full((2, len(ids)), np.nan)
     if usable:
@@ -112,7 +109,22 @@ def confidence(
         rows, whole = once((clip.text, ids, "metrics", protocol), lambda: _read(clip, some, protocol))
         factors = _factors(clip, some, [scores[k] for k in usable], rows, protocol)
         scaled = _embedded(clip, State(rows.tokens * factors[..., None], rows.readout))
-        image = image[onto(clip.device, torch.tensor(usable))]
-        drop, increase = _drop_increase(F.cosine_similarity(whole, image), F.cosine_similarity(scaled, image), relative)
-        result["text_drop"][usable], result["text_increase"][usable] = drop, increase
+        changes = _drop_increase(whole, scaled, image[onto(clip.device, torch.tensor(usable))], relative)
+        result["text_drop"][usable], result["text_increase"][usable] = changes
     return pd.DataFrame(result)
+
+
+@metric(HIGHER_IS_BETTER)
+def drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+    """`confidence` of the scores by the batch's protocol. ValueError where a number is nan."""
+    table = confidence(clip, batch.pixels, batch.ids, a.heatmap(), a.word_scores(), batch.protocol)
+    if table.isna().any(axis=None):
+        raise ValueError("a metric is not a number")
+    return table
+
+
+@metric({"image_drop_corrected": False, "text_drop_corrected": False, "text_increase_corrected": True})
+def corrected_drops(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+    """`confidence` by the corrected protocol, drops relative to c0; image_increase would be the published one."""
+    table = confidence(clip, batch.pixels, batch.ids, a.heatmap(), a.word_scores(), protocol="corrected", relative=True)
+    return table.drop(columns="image_increase").add_suffix("_corrected")

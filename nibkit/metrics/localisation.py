@@ -1,6 +1,7 @@
 """Ground truth: do the scores lie on what the text names?
 
-    rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods, measure=measures.TRUTH)
+    rows = benchmark.run(clip, localisation.queries(data.load("scenes-captions")), methods,
+    metrics=[localisation.truth])
 
 Maps are judged at the resolution of the masks, on the part of the picture that the model sees. Beside each score stands
 what chance gets, and what the same map gets on another picture's mask (`..._shuffled`): what it owes to habit, such as
@@ -9,11 +10,11 @@ looking at the middle, it gets there as well.
 
 import functools
 import hashlib
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import zip_longest
 
 import numpy as np
 import pandas as pd
@@ -23,15 +24,14 @@ from ..attribution import Attribution, otsu, upsample, words
 from ..data import DataError, PairDataset
 from ..data.captions import prompt
 from ..models.sharing import once
-from .stats import decided, holm, mean_interval, paired_p
+from .contract import Batch, metric
+from .stats import decided, holm, mean_interval, paired_test, pictures_of, spearman
 
 IMAGE = {"pointing": True, "mass": True, "iou": True, "ap": True}  # column -> higher is better
 SIGNED = {"named": True, "other": False, "ground": None}
 TEXT = {"word_first": True, "function_rank": False}
-COLUMNS = {
-    **IMAGE, **{f"{name}_shuffled": None for name in IMAGE}, **SIGNED, **TEXT,
-    **dict.fromkeys(("area", "word_share", "cosine", "energy_image", "energy_text")),
-}  # fmt: skip
+COLUMNS = IMAGE | {f"{name}_shuffled": None for name in IMAGE} | SIGNED | TEXT
+COLUMNS |= dict.fromkeys(("area", "word_share", "cosine", "energy_image", "energy_text"))
 # What no caption of any world names. "photo" and "picture" belong to the template of a prompt, not to its object.
 FUNCTION = frozenset("a an the and or with next to of on in at by is are there this that photo picture , .".split())
 
@@ -50,9 +50,9 @@ def _names(pair) -> list[str]:
 
 
 def gathered(pairs: Sequence) -> PairDataset:
-    """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it) and
-    the caption "a photo of a {name}": the picture's masks side by side, each under its name, those of one name joined.
-    Other pairs, among them those whose picture or mask cannot be read, stay as they are.
+    """One pair per picture where pairs have a mask without a name ("object", as a CSV with image, text, mask has it)
+    and the caption "a photo of a {name}": the picture's masks side by side, each under its name, those of one name
+    joined. Other pairs, among them those whose picture or mask cannot be read, stay as they are.
     """
     found, pictures = [], {}
     for pair in pairs:
@@ -78,8 +78,9 @@ def _joined(readers: dict[str, list]) -> dict[str, np.ndarray]:
 def queries(pairs: Sequence, several: bool = False) -> PairDataset:
     """One pair per object of each picture, under "a photo of a {name}"; the other objects' masks come along.
 
-    First one object of each picture, then a second one of those that have it, ...: a first part that is no longer than there
-    are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture k's number k.
+    First one object of each picture, then a second one of those that have it, ...: a first part that is no longer than
+    there are pictures shows each once, so that its rows are independent. Which object comes first goes round: picture
+    k's number k.
 
     pairs: items with `.masks` (object name -> mask), `gathered` first; the ids get "/name" appended. A mask that still
         has no name is asked for by its own caption. several: leave out pictures of which only one object has a mask;
@@ -95,12 +96,12 @@ def queries(pairs: Sequence, several: bool = False) -> PairDataset:
             for name in names[first:] + names[:first]:
                 text = prompt(name)
                 length = len(text.split())
-                words = {k: name for k in range(length - len(name.split()), length)}
+                words = dict.fromkeys(range(length - len(name.split()), length), name)
                 asked.append(replace(pair, id=f"{pair.id}/{name}", text=text, words=words))
             pictures.append(asked)
     if pairs and not pictures:
         raise ValueError("no picture has masks of two objects; take several=False to ask for one")
-    found = [pair for turn in zip_longest(*pictures) for pair in turn if pair]
+    found = [pair for turn in itertools.zip_longest(*pictures) for pair in turn if pair]
     return PairDataset(f"{getattr(pairs, 'name', 'custom')}-queries", found)
 
 
@@ -142,7 +143,12 @@ def image_truth(scores: np.ndarray, target: np.ndarray) -> dict[str, float]:
     mass: share of the positive scores inside the mask; 0 where none is positive. A flat positive map: the mask's share.
     iou: intersection over union of the mask and the pixels above Otsu's threshold; a flat map has no such pixel: 0.
     ap: average precision of the pixels. By chance: the mask's share.
+    ValueError for a mask without a pixel, of another size, or that is not boolean.
     """
+    if target.shape != scores.shape or target.dtype != bool or not target.any():
+        got = f"{target.dtype}, {target.shape}, {np.count_nonzero(target)} pixels in it"
+        want = f"a boolean one of the map's size, {scores.shape}, with an object in it"
+        raise ValueError(f"the mask is {got}; give {want}")
     positive = scores.clip(min=0)
     region = otsu(scores)
     return {
@@ -160,8 +166,8 @@ def signed_truth(scores: np.ndarray, target: np.ndarray, others: np.ndarray) -> 
     are no such pixels.
     """
     scores = scores / (np.abs(scores).max() or 1)
-    mean = lambda mask: float(scores[mask].mean()) if mask.any() else np.nan  # noqa: E731
-    return {"named": mean(target), "other": mean(others), "ground": mean(~(target | others))}
+    places = {"named": target, "other": others, "ground": ~(target | others)}
+    return {name: float(scores[mask].mean()) if mask.any() else np.nan for name, mask in places.items()}
 
 
 def text_truth(scored: Sequence[tuple[str, float]], objects: set[str]) -> dict[str, float]:
@@ -196,8 +202,9 @@ def _split(clip, pair) -> tuple[np.ndarray, np.ndarray]:
     return target, others & ~target
 
 
-def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
-    """COLUMNS of B pairs and their scores, one row per pair: `image_truth`, `signed_truth`, `text_truth`, and
+@metric(COLUMNS)
+def truth(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+    """COLUMNS of a batch's B pairs and their scores, one row per pair: `image_truth`, `signed_truth`, `text_truth`, and
 
     pointing_shuffled and so on: the same map on the target of the pair half a batch on (nan where that is its own);
     area, word_share: the target's share of what the model sees, the objects' share of the words: what chance gets;
@@ -206,6 +213,7 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
     The target is what the text names (`pair.words`); of a pair that does not say what its words name, all its masks.
     ValueError where a pair has no mask, or its target is out of the model's sight.
     """
+    pairs, pixels, ids, _ = batch
     inner = slice(clip.text.before, -1)
     split = once((clip, *pairs, "masks"), lambda: [_split(clip, pair) for pair in pairs])
     cosine = clip.similarity(pixels, ids).tolist()
@@ -235,21 +243,21 @@ def truth(clip, pairs: Sequence, pixels, ids, a: Attribution) -> pd.DataFrame:
 def negative(rows: pd.DataFrame, alpha: float = 0.05) -> pd.DataFrame:
     """The negative property, from rows of `truth`: is what the text does not name scored below 0?
 
-    Per method: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 % bootstrap
-    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_p` of the two,
-    each corrected over the methods), verdict: "holds" (both below 0), "habit" (below 0, but not below the ground: nothing about
-    objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
+    Per label: n, other (mean score on the other objects, part of the map's largest magnitude; low, high: 95 %
+    interval), below_ground (mean of other - ground, with its own low and high), p_holm and p_ground (`paired_test` of
+    the two, each corrected over the labels), verdict: "holds" (both below 0), "habit" (below 0, but not below the
+    ground: nothing about objects), "fails" (above 0), "open" (p_holm >= alpha, or an interval of other with 0 in it).
     """
     table = {}
-    for method, group in rows.groupby("method", sort=False):
+    for label, group in rows.groupby("label", sort=False):
         group = group.dropna(subset=["other", "ground"])
-        other, apart = mean_interval(group.other), mean_interval(group.other - group.ground)
-        table[method] = {
-            "n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"],
-            "below_ground": apart["mean"], "below_ground_low": apart["low"], "below_ground_high": apart["high"],
-            "p_holm": paired_p(group.other.to_numpy(float)), "p_ground": paired_p((group.other - group.ground).to_numpy(float)),
-        }  # fmt: skip
-    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("method")
+        below, pictures = group.other - group.ground, pictures_of(group)
+        other, apart = mean_interval(group.other, pictures), mean_interval(below, pictures)
+        table[label] = {"n": other["n"], "other": other["mean"], "low": other["low"], "high": other["high"]}
+        table[label] |= {"below_ground": apart["mean"]} | {f"below_ground_{end}": apart[end] for end in ("low", "high")}
+        p = (paired_test(values.to_numpy(), pictures)[0] for values in (group.other, below))
+        table[label] |= dict(zip(("p_holm", "p_ground"), p))
+    table = pd.DataFrame.from_dict(table, orient="index").rename_axis("label")
     table[["p_holm", "p_ground"]] = table[["p_holm", "p_ground"]].apply(holm)
     apart = (table.p_ground < alpha) & (table.below_ground_high < 0)
     verdict = decided(table, "fails", "holds", alpha=alpha)
@@ -260,23 +268,23 @@ def forced(match: pd.DataFrame, mismatch: pd.DataFrame, alpha: float = 0.05) -> 
     """Do maps fade when the text is wrong? Rows of `truth` for pairs, and for the same pairs under `mismatched` texts.
 
     A map that explains a match has less to explain where there is less of it; one that looks as strong is forced.
-    Columns: method, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
-    bootstrap interval), p_holm (`paired_p` of the log ratio, corrected over all rows), rho (Spearman's, energy with
-    cosine over all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >=
-    alpha, or an interval with 1 in it). Pairs where either map is 0 throughout are left out.
+    Columns: label, part, n, ratio (geometric mean of the mismatched over the matching map's energy; low, high: 95 %
+    interval), p_holm (`paired_test` of the log ratio, corrected over all rows), rho (Spearman's, energy with cosine
+    over all pairs of both kinds), verdict: "fades" (the ratio is below 1), "grows" (above), "open" (p_holm >= alpha, or
+    an interval with 1 in it). Pairs where either map is 0 throughout are left out.
     """
-    both, table = match.merge(mismatch, on=["pair", "method"], suffixes=("", "_wrong")), []
-    for method, group in both.groupby("method", sort=False):
-        for part in ("image", "text"):
-            right, wrong = group[f"energy_{part}"].to_numpy(float), group[f"energy_{part}_wrong"].to_numpy(float)
-            some = (right > 0) & (wrong > 0)
-            change = np.log(wrong[some] / right[some])
-            cosine = np.concatenate([group.cosine[some], group.cosine_wrong[some]])
-            energy = np.concatenate([right[some], wrong[some]])
-            rho = stats.spearmanr(cosine, energy).statistic if len(set(energy)) > 1 else np.nan  # `centre` never changes
-            found = mean_interval(change)
-            ends = {"ratio": np.exp(found["mean"]), "low": np.exp(found["low"]), "high": np.exp(found["high"])}
-            table.append({"method": method, "part": part, "n": found["n"], **ends, "p": paired_p(change), "rho": rho})
+    match = match.assign(picture=pictures_of(match))
+    both, table = match.merge(mismatch, on=["pair", "label"], suffixes=("", "_wrong")), []
+    for (label, group), part in itertools.product(both.groupby("label", sort=False), ("image", "text")):
+        right, wrong = f"energy_{part}", f"energy_{part}_wrong"
+        group = group[(group[right] > 0) & (group[wrong] > 0)]
+        change = np.log(group[wrong] / group[right]).to_numpy(float)
+        cosine, energy = (np.concatenate([group[a], group[b]]) for a, b in (("cosine", "cosine_wrong"), (right, wrong)))
+        rho = float(spearman(cosine, energy)) if len(set(energy)) > 1 else np.nan  # `centre` never changes
+        found = mean_interval(change, group.picture)
+        ends = {name: np.exp(found[key]) for name, key in (("ratio", "mean"), ("low", "low"), ("high", "high"))}
+        p = paired_test(change, group.picture)[0]
+        table.append({"label": label, "part": part, "n": found["n"], **ends, "p": p, "rho": rho})
     table = pd.DataFrame(table)
     table["p_holm"] = holm(table.pop("p"))
     return table.assign(verdict=decided(table, "grows", "fades", at=1, alpha=alpha))

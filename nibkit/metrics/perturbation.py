@@ -16,7 +16,9 @@ Where we deviate: a picture's parts are CELLS x CELLS squares, not pixels, since
 and so that imputation is a small sparse system. BOS and EOS of a text always stay, each place has its own score.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,7 @@ from torch import Tensor
 from .. import checks
 from ..attribution import Attribution
 from ..models.towers import State
+from .contract import Batch, Metric, metric
 
 BASELINES = ("mean", "blur", "linear")
 KINDS = ("insertion", "deletion")
@@ -42,10 +45,8 @@ STEP = 2.0  # tokens, the text's blur
 
 def higher_is_better(parts: Sequence[str] = PARTS, baselines: Sequence[str] = BASELINES) -> dict[str, bool]:
     """The columns of `areas` -> whether higher is better."""
-    return {
-        f"{part}_{kind}_{baseline}": kind == "insertion"
-        for part in parts for kind in KINDS for baseline in baselines
-    }  # fmt: skip
+    names = itertools.product(parts, KINDS, baselines)
+    return {f"{part}_{kind}_{baseline}": kind == "insertion" for part, kind, baseline in names}
 
 
 def kept(scores: np.ndarray, fraction: float, kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -97,7 +98,7 @@ def impute(picture: np.ndarray, stays: np.ndarray) -> np.ndarray:
     return filled
 
 
-def _picture_filler(pixels: Tensor, baseline: str) -> Callable[[np.ndarray, np.random.Generator], Tensor]:
+def _picture_filler(clip, pixels: Tensor, baseline: str) -> Callable[[np.ndarray, np.random.Generator], Tensor]:
     """One picture (3, H, W) -> function(stays, rng) -> what stands where nothing stays, (3, H, W)."""
     if baseline == "mean":
         return lambda stays, rng: torch.zeros_like(pixels)
@@ -140,6 +141,28 @@ def _text_filler(clip, rows: Tensor, baseline: str) -> Callable[[np.ndarray, np.
 # --- both --------------------------------------------------------------------------------------------------------
 
 
+class Whole(NamedTuple):
+    """One picture (3, H, W) or one text's token rows (T, C), the scores of its parts, and how many places before and
+    behind the scored ones always stay."""
+
+    tensor: Tensor
+    scores: np.ndarray
+    before: int = 0
+    behind: int = 0
+
+
+def _wholes(clip, pixels: Tensor, ids: list[Tensor], a: Attribution, rows: State) -> dict[str, dict[int, Whole]]:
+    """Part -> pair -> what is to be perturbed; a text without a word between BOS and EOS is left out."""
+    cells = F.adaptive_avg_pool2d(torch.as_tensor(a.signed_map())[:, None], CELLS)[:, 0].numpy()
+    first, texts = clip.text.before, {}
+    for k, readout in enumerate(rows.readout.tolist()):
+        end = min(len(ids[k]) - 1, readout)  # EOS
+        length = readout + 1 if clip.text.causal else rows.tokens.shape[1]
+        if end > first:
+            texts[k] = Whole(rows.tokens[k, :length], a.text[k][first:end], first, length - end)
+    return {"image": {k: Whole(pixels[k], cells[k]) for k in range(len(ids))}, "text": texts}
+
+
 def _shown(stays: np.ndarray, whole: Tensor) -> Tensor:
     """`stays` of a picture's cells or a text's places, boolean, to be broadcast over `whole`."""
     stays = torch.as_tensor(stays, device=whole.device)
@@ -148,62 +171,75 @@ def _shown(stays: np.ndarray, whole: Tensor) -> Tensor:
     return F.interpolate(stays[None, None].float(), whole.shape[1:], mode="nearest")[0] > 0.5
 
 
-@torch.no_grad()
-def curves(
-    clip, pixels: Tensor, ids: list[Tensor], a: Attribution, parts: Sequence[str] = PARTS,
-    baselines: Sequence[str] = BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64,
-) -> dict[str, np.ndarray]:
-    """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
+def _changed(whole: Whole, fill: Callable, points: int, rng: np.random.Generator) -> list[Tensor]:
+    """The whole at each fraction of insertion, then of deletion."""
+    found = []
+    for kind, k in itertools.product(KINDS, range(points)):
+        stays = kept(whole.scores, (k + 0.5) / points, kind, rng)
+        stays = np.pad(stays, (whole.before, whole.behind), constant_values=True)
+        found.append(torch.where(_shown(stays, whole.tensor), whole.tensor, fill(stays, rng)))
+    return found
 
-    pixels (B, 3, H, W), ids: B texts, a: their scores. The partner (text or picture) is whole. A text without a word
-    between BOS and EOS has nan. seed: of ROAD's noise and of the order of equal scores; pair k's do not depend on its
-    batch.
-    batch_size: rows that go through an encoder at once; bounds memory. Errors: ValueError.
-    """
+
+def _embedded(clip, part: str, changed: list[Tensor], readout: Tensor, batch_size: int) -> Tensor:
+    """Embeddings (N, E) of N pictures or token rows, `batch_size` at a time. readout (N,): where texts are read."""
+    found = []
+    for start in range(0, len(changed), batch_size):
+        chunk = changed[start : start + batch_size]
+        if part == "image":
+            found.append(clip.image.embed_rows(clip.image.rows(torch.stack(chunk))))
+        else:
+            padded = torch.nn.utils.rnn.pad_sequence(chunk, batch_first=True)
+            found.append(clip.text.embed_rows(State(padded, readout[start : start + batch_size])))
+    return torch.cat(found)
+
+
+def _check(parts: Sequence[str], baselines: Sequence[str], points: int) -> None:
     for what, given, known in (("part", parts, PARTS), ("baseline", baselines, BASELINES)):
         for name in given:
             checks.one_of(what, name, known)
-    points = checks.whole("points", points)
+    checks.whole("points", points)
+
+
+@torch.no_grad()
+def curves(
+    clip, batch: Batch, a: Attribution, parts=PARTS, baselines=BASELINES, points=5, seed=0, batch_size=64
+) -> dict[str, np.ndarray]:
+    """Column of `higher_is_better` -> (B, points) cosines, [-1, 1], at the fractions (k + 1/2) / points.
+
+    The partner (text or picture) is whole. A text without a word between BOS and EOS has nan. seed: of ROAD's noise and
+    of the order of equal scores; pair k's do not depend on its batch. batch_size: rows that go through an encoder at
+    once; bounds memory. Errors: ValueError.
+    """
+    _check(parts, baselines, points)
+    _, pixels, ids, _ = batch
     clip.check(pixels, ids)
     partner = {"image": clip.embed_text(ids), "text": clip.embed_image(pixels)}
-    cells = F.adaptive_avg_pool2d(torch.as_tensor(a.signed_map())[:, None], CELLS)[:, 0].numpy()
     rows = clip.text.rows(ids)
-    first, ends = clip.text.before, [min(len(i) - 1, end) for i, end in zip(ids, rows.readout.tolist())]  # EOS
+    wholes, filler = _wholes(clip, pixels, ids, a, rows), {"image": _picture_filler, "text": _text_filler}
     found = {name: np.full((len(ids), points), np.nan) for name in higher_is_better(parts, baselines)}
-    for part in parts:
-        usable = [k for k in range(len(ids)) if part == "image" or ends[k] > first]
-        for baseline in baselines if usable else ():
-            changed = []
-            for k in usable:
-                rng = np.random.default_rng([seed, *ids[k].tolist()])
-                if part == "image":
-                    whole, scores, fill = pixels[k], cells[k], _picture_filler(pixels[k], baseline)
-                else:
-                    length = int(rows.readout[k]) + 1 if clip.text.causal else rows.tokens.shape[1]
-                    whole, scores = rows.tokens[k, :length], a.text[k][first : ends[k]]
-                    fill = _text_filler(clip, whole, baseline)
-                for kind in KINDS:
-                    for fraction in (np.arange(points) + 0.5) / points:
-                        stays = kept(scores, fraction, kind, rng)
-                        if part == "text":
-                            stays = np.pad(stays, (first, length - ends[k]), constant_values=True)
-                        changed.append(torch.where(_shown(stays, whole), whole, fill(stays, rng)))
-            embedded = []
-            readout = rows.readout[usable].repeat_interleave(2 * points)
-            for start in range(0, len(changed), batch_size):
-                chunk = changed[start : start + batch_size]
-                if part == "image":
-                    embedded.append(clip.image.embed_rows(clip.image.rows(torch.stack(chunk))))
-                else:
-                    padded = torch.nn.utils.rnn.pad_sequence(chunk, batch_first=True)
-                    embedded.append(clip.text.embed_rows(State(padded, readout[start : start + batch_size])))
-            targets = partner[part][usable].repeat_interleave(2 * points, 0)
-            cosine = F.cosine_similarity(torch.cat(embedded), targets).cpu().numpy().reshape(-1, 2, points)
+    for part, baseline in itertools.product(parts, baselines):
+        changed, usable = [], list(wholes[part])
+        for k, whole in wholes[part].items():
+            fill = filler[part](clip, whole.tensor, baseline)
+            changed += _changed(whole, fill, points, np.random.default_rng([seed, *ids[k].tolist()]))
+        if changed:
+            each = torch.tensor(usable).repeat_interleave(2 * points)
+            embedded = _embedded(clip, part, changed, rows.readout[each], batch_size)
+            cosine = F.cosine_similarity(embedded, partner[part][each]).cpu().numpy().reshape(-1, 2, points)
             for n, kind in enumerate(KINDS):
                 found[f"{part}_{kind}_{baseline}"][usable] = cosine[:, n]
     return found
 
 
-def areas(clip, pixels: Tensor, ids: list[Tensor], a: Attribution, **options) -> pd.DataFrame:
-    """The mean of each of `curves`, in percent points of cosine: one row per pair, columns of `higher_is_better`."""
-    return pd.DataFrame({name: 100 * curve.mean(1) for name, curve in curves(clip, pixels, ids, a, **options).items()})
+def areas(parts=PARTS, baselines=BASELINES, points: int = 5, seed: int = 0, batch_size: int = 64) -> Metric:
+    """A metric: the mean of each of `curves`, in percentage points of cosine. Errors, before any work: ValueError."""
+    _check(parts, baselines, points)
+    name = f"areas of {', '.join([*parts, *baselines])}, {points} points, seed {seed}"
+
+    @metric(higher_is_better(parts, baselines), name)
+    def measured(clip, batch: Batch, a: Attribution) -> pd.DataFrame:
+        found = curves(clip, batch, a, parts, baselines, points, seed, batch_size)
+        return pd.DataFrame({name: 100 * curve.mean(1) for name, curve in found.items()})
+
+    return measured

@@ -1,8 +1,9 @@
 """`load` a CLIP: two towers, preprocess and tokenizer together."""
 
-import contextlib
 import copy
 import functools
+import importlib
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,8 +18,11 @@ from ..checks import one_of
 from ..data.pictures import upright_rgb
 from . import open_clip, openai, transformers
 from .devices import onto
+from .files import said
+from .inputs import check_ids, check_model, check_pixels, check_sizes
+from .modes import plain, same_storage, seeded, unwrapped, view
 from .sharing import once
-from .towers import ImageTower, Layer, TextTower, at_hand
+from .towers import ImageTower, Layer, TextTower
 
 # A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help; {hub} is
 # the hub's cache); NAMES, those among them that are whole names; matches(name, path), whether a name has another of these
@@ -28,6 +32,7 @@ BACKENDS = (transformers, open_clip, openai)
 NAMES = tuple(form for backend in reversed(BACKENDS) for forms in backend.FORMS for form in forms.split(", "))
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES, torch.float64)
+GRADIENTS = (torch.float32, torch.bfloat16)
 
 
 class Clip:
@@ -41,6 +46,7 @@ class Clip:
     image: ImageTower
     text: TextTower
     source: dict | None = None  # the arguments of the `load` that made it
+    _theirs: torch.nn.Module | None = None  # the model of `around`, whose weights it looks at
 
     def __init__(
         self,
@@ -62,18 +68,43 @@ class Clip:
             self.text.pad = tokenizer.pad
         if dtype in HALVES:
             for tower in (self.image, self.text):
-                tower.forward_only = functools.partial(torch.autocast, self.device.type, dtype)
+                tower.forward_only = functools.partial(plain, half=(self.device.type, dtype))
+
         if gradients in HALVES:
             for tower in (self.image, self.text):
-                tower.differentiated = functools.partial(torch.autocast, self.device.type, gradients)
+                tower.differentiated = functools.partial(plain, half=(self.device.type, gradients))
 
     def around(self, model, dtype: torch.dtype | None = None, gradients: torch.dtype | None = None) -> "Clip":
-        """The same CLIP around a `model` of the same architecture, such as with other weights; the rest as in `load`."""
-        parts = self._backend, self._transform, self._tokenizer
-        return type(self)(self.name, model, *parts, self.device, dtype or self.dtype, gradients or self.gradients)
+        """The same CLIP around a `model` of the same architecture, one in training too. dtype, gradients: as in `load`.
+
+        The model stays as it is: the Clip looks at its weights, where they are, through a frozen copy of its modules.
+        What changes the weights later is seen; other changes of the modules, such as hooks, are not. Errors: ValueError
+        for a model of another kind or size, or with weights that are neither float32 nor float64.
+        """
+        inner = unwrapped(model)
+        check_model(self, inner)
+        device = next(inner.parameters()).device
+        halves = _dtype("dtype", dtype or self.dtype), _dtype("gradients", gradients or self.gradients, GRADIENTS)
+        clip = self._with(view(inner), device, *halves)
+        check_sizes(self, clip)
+        clip._theirs = inner
+        return clip
+
+    def _with(self, model, device: torch.device, *halves: torch.dtype) -> "Clip":
+        return type(self)(self.name, model, self._backend, self._transform, self._tokenizer, device, *halves)
+
+    def _follow(self) -> None:
+        """Look at the weights that the model of `around` has now, if some were replaced."""
+        if self._theirs is not None and not same_storage(self.model, self._theirs):
+            now = self.around(self._theirs)
+            self.model, self.image, self.text = now.model, now.image, now.text
 
     def __deepcopy__(self, memo) -> "Clip":
-        return self.around(copy.deepcopy(self.model, memo))  # towers look at their model's weights: a copy needs its own
+        return self._with(copy.deepcopy(self.model, memo), self.device, self.dtype, self.gradients)
+
+    def __reduce__(self):
+        made = self._backend.__name__, self._transform, self._tokenizer, self.device, self.dtype, self.gradients
+        return _unpickled, (type(self), self.name, self.model, *made), {"source": self.source}
 
     def __repr__(self):
         i, t = self.image, self.text
@@ -121,10 +152,12 @@ class Clip:
         images = [images] if isinstance(images, Image.Image) else list(images)
         if not images:
             raise ValueError("there is no picture; give one or more")
-        if wrong := [i for i in images if not isinstance(i, Image.Image)]:
-            raise ValueError(f"a {type(wrong[0]).__name__} is not a picture; open it first, such as by PIL.Image.open(path)")
-        pixels = torch.stack([self._transform(upright_rgb(i)) for i in images])
-        return pixels.to(self.device if device is None else device, self.text.embedding.dtype)
+        if wrong := [i for i in images if not isinstance(i, Image.Image) or not all(i.size)]:
+            what = "picture without pixels" if isinstance(wrong[0], Image.Image) else type(wrong[0]).__name__
+            raise ValueError(f"a {what} is not a picture; open one first, such as by PIL.Image.open(path)")
+        with plain():
+            pixels = torch.stack([self._transform(upright_rgb(i)) for i in images])
+            return pixels.to(self.device if device is None else device, self.text.embedding.dtype)
 
     def picture(self, pixels: Tensor) -> np.ndarray:
         """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""
@@ -141,6 +174,9 @@ class Clip:
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
         texts = [texts] if isinstance(texts, str) else list(texts)
+        if halves := [text for text in texts if isinstance(text, str) and re.search("[\ud800-\udfff]", text)]:
+            what = "half of a sign (a lone surrogate, such as half an emoji)"
+            raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
         if wrong := [text for text in texts if not isinstance(text, str)]:
             raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
         ids = [self._tokenizer(t) for t in texts]
@@ -164,46 +200,14 @@ class Clip:
 
         Within `shared`, once for the same inputs: what they hold is read back from a GPU.
         """
-        once((self, pixels, "checked"), lambda: self._check_pixels(pixels))
-        once((self, ids, "checked"), lambda: self._check_ids(ids))
+        self._follow()
+        once((self, pixels, "checked"), lambda: check_pixels(self, pixels))
+        once((self, ids, "checked"), lambda: check_ids(self, ids))
         if len(ids) != len(pixels):
             raise ValueError(
                 f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, not {len(ids)}; "
                 "tokenize(texts) makes such a list"
             )
-
-    def _check_pixels(self, pixels: Tensor) -> None:
-        size, want = self.image.size, "preprocess(images) makes what is wanted"
-        if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1:] != (3, size, size):
-            shape = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(pixels).__name__
-            raise ValueError(f"pixels are {shape}, not (B, 3, {size}, {size}); {want}")
-        if pixels.dtype != self.text.embedding.dtype:
-            raise ValueError(f"pixels are {pixels.dtype}, not {self.text.embedding.dtype} as this model's weights; {want}")
-        self._check_device("pixels", pixels)
-        if not len(pixels) or not pixels.isfinite().all():
-            got = f"hold {int((~pixels.isfinite()).sum())} values that are not finite" if len(pixels) else "are of no picture"
-            raise ValueError(f"pixels {got}; {want}")
-
-    def _check_ids(self, ids: list[Tensor]) -> None:
-        if isinstance(ids, Tensor) or not len(ids):
-            got = "one tensor" if isinstance(ids, Tensor) else "empty"
-            raise ValueError(f"ids must be a list of 1-D int64 tensors, not {got}; tokenize(texts) makes such a list")
-        for k, i in enumerate(ids):
-            if not isinstance(i, Tensor) or i.ndim != 1 or i.dtype != torch.int64 or not len(i):
-                got = f"{tuple(i.shape)} {i.dtype}" if isinstance(i, Tensor) else type(i).__name__
-                raise ValueError(f"ids[{k}] is {got}, not a non-empty 1-D int64 tensor; tokenize(texts) makes such a list")
-            if len(i) > self.text.context:
-                raise ValueError(f"ids[{k}] has {len(i)} tokens; this model reads at most {self.text.context}: shorten the text")
-            self._check_device(f"ids[{k}]", i)
-        for k, i in enumerate(at_hand(ids)):
-            low, high = int(i.min()), int(i.max())
-            if low < 0 or high >= len(self.text.embedding):
-                wrong = low if low < 0 else high
-                raise ValueError(f"ids[{k}] holds {wrong}; this vocabulary is 0..{len(self.text.embedding) - 1}")
-
-    def _check_device(self, what: str, tensor: Tensor) -> None:
-        if tensor.device != self.device:
-            raise ValueError(f"{what} on {tensor.device}, model on {self.device}; move one of them: .to({str(self.device)!r})")
 
     def _pixels(self, images) -> Tensor:
         return images if isinstance(images, Tensor) else self.preprocess(images)
@@ -215,15 +219,17 @@ class Clip:
     @torch.no_grad()
     def embed_image(self, images) -> Tensor:
         """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
+        self._follow()
         pixels = self._pixels(images)
-        once((self, pixels, "checked"), lambda: self._check_pixels(pixels))
+        once((self, pixels, "checked"), lambda: check_pixels(self, pixels))
         return self.image.encode(pixels)
 
     @torch.no_grad()
     def embed_text(self, texts) -> Tensor:
         """A list of id tensors, or text(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
+        self._follow()
         ids = self._ids(texts)
-        once((self, ids, "checked"), lambda: self._check_ids(ids))
+        once((self, ids, "checked"), lambda: check_ids(self, ids))
         return self.text.encode(ids)
 
     def similarity(self, images, texts) -> Tensor:
@@ -273,7 +279,8 @@ def load(
     name: "scenes" (bundled); a model of OpenAI's `clip` package, ViT or ResNet, such as "ViT-B/32";
         "open_clip:ARCH/TAG" or "open_clip:ARCH/FILE", such as "open_clip:ViT-B-32/laion2b_s34b_b79k"; "hf:NAME" or a
         `save_pretrained` folder (CLIPModel, SiglipModel, Siglip2Model); a folder with open_clip_config.json; a checkpoint
-        file in OpenAI's format (open_clip's files have the same key names and another activation: name their ARCH).
+        file in OpenAI's format and of one of its widths, or "openai:FILE" for one of any width that OpenAI's code made
+        (open_clip's files have the same key names, another activation and other heads: name their ARCH).
     device: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "mps", ...
     pretrained: False gives a name, or the folder's configuration, its true architecture with seeded random weights.
     dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32", "bfloat16"
@@ -281,32 +288,40 @@ def load(
     gradients: "bfloat16" takes the blocks of differentiated passes there too (nib, m2ib, mfaba, the forms of Grad-CAM,
         xgrad; not methods that read attention), about twice as fast on a GPU; `python -m nibkit bench --dtype
         bf16-gradients` measures how far scores move.
-    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work: ValueError for
-    an unknown name or a file that is not weights alone, OSError for weights that are not to be had.
+    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work, with the
+    name: ValueError for an unknown name, and for a file or folder that does not hold just the model's weights, holds
+    some that are not finite, or would run code; OSError for weights that are not to be had.
 
     >>> load("scenes", device="cpu")
     Clip(scenes: image 224x224, 7x7 patches, 12 blocks of 128; text 12 blocks of 128; on cpu)
     """
     where, name = pick_device(device), str(name)
-    dtype = _dtype("dtype", dtype, DTYPES)
-    gradients = _dtype("gradients", gradients, (torch.float32, torch.bfloat16))
+    dtype, gradients = _dtype("dtype", dtype), _dtype("gradients", gradients, GRADIENTS)
     if dtype == torch.float64 and where.type == "mps":
         raise ValueError("dtype='float64' does not exist on Apple's MPS; take device='cpu', or float32")
     backend = _backend(name)
-    with _seeded(not pretrained):
+    with plain(), seeded(0 if not pretrained else None), said(name):
         model, transform, tokenizer, label = backend.of_name(name, pretrained)
-    label += "" if pretrained else " (random weights)"
-    model = model.double() if dtype == torch.float64 else model.float()
-    clip = Clip(label, model, backend, transform, tokenizer, where, dtype, gradients)
+        label += "" if pretrained else " (random weights)"
+        model = model.double() if dtype == torch.float64 else model.float()
+        wrong = [n for n, value in model.state_dict().items() if not value.isfinite().all()]
+        if wrong := [n for n in wrong if not n.startswith("text_decoder.")]:  # CoCa's captions, which are not read here
+            first = ", ".join(wrong[:3])
+            raise ValueError(f"{name} holds weights that are not finite, in {len(wrong)} tensors: {first}")
+        clip = Clip(label, model, backend, transform, tokenizer, where, dtype, gradients)
     clip.source = {"name": name, "device": device, "pretrained": pretrained, "dtype": dtype, "gradients": gradients}
     return clip
 
 
-def _dtype(what: str, given: torch.dtype | str, allowed: tuple[torch.dtype, ...]) -> torch.dtype:
+def _dtype(what: str, given: torch.dtype | str, allowed: tuple[torch.dtype, ...] = DTYPES) -> torch.dtype:
     found = getattr(torch, given, given) if isinstance(given, str) else given
     if found not in allowed:
-        one_of(what, str(given).removeprefix("torch."), [str(d).removeprefix("torch.") for d in allowed])
+        one_of(what, str(found).removeprefix("torch."), [str(d).removeprefix("torch.") for d in allowed])
     return found
+
+
+def _unpickled(kind: type, name: str, model, backend: str, *parts) -> Clip:
+    return kind(name, model, importlib.import_module(backend), *parts)
 
 
 def _backend(name: str):
@@ -318,12 +333,3 @@ def _backend(name: str):
         if backend.matches(name, Path(name)):
             return backend
     raise ValueError(f"model {name!r} is neither a file nor a folder nor one of: {', '.join(NAMES)}")
-
-
-@contextlib.contextmanager
-def _seeded(seed: bool):
-    """Libraries draw weights before they load others: the caller's random state is not theirs."""
-    with torch.random.fork_rng(devices=[]):
-        if seed:
-            torch.manual_seed(0)
-        yield

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .sharing import once
+
 
 @contextlib.contextmanager
 def same_products() -> Iterator[None]:
@@ -92,3 +94,10 @@ def in_parts(n: int, rows: int, work: Callable[[slice], Found]) -> Iterator[Foun
 def onto(device: torch.device, x: Tensor) -> Tensor:
     """`x` on the device, without waiting for what a GPU still has to do."""
     return x.to(device, non_blocking=device.type == "cuda")
+
+
+def at_hand(ids: list[Tensor]) -> list[Tensor]:
+    """The ids on the CPU, in one transfer; within `shared`, one for all that ask."""
+    if ids[0].device.type == "cpu":
+        return ids
+    return once((ids, "at hand"), lambda: list(torch.cat(ids).cpu().split([len(i) for i in ids])))

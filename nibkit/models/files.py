@@ -1,11 +1,13 @@
 """Checkpoint files, read without running anything that is stored in them, and what to say where there is none."""
 
 import contextlib
+import json
 import os
 import pickle
 import socket
 import zipfile
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -18,6 +20,10 @@ STORAGES = {
     "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
+
+NESTS = ("state_dict", "model_state_dict", "model", "ema_state_dict", "module", "weights")  # where weights are kept
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+PARTS = {"visual", "text", "transformer", "vision_model", "text_model"}  # of a model: no prefixes
 
 
 def absent(what: str, where: str, error: Exception) -> OSError:
@@ -66,32 +72,107 @@ def hub_models() -> list[str]:
     return [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))]
 
 
-def read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, on the CPU.
-
-    .safetensors; a state dict of torch.save, bare or as a training checkpoint's "state_dict"; a TorchScript (JIT) archive, whose
-    code is not loaded. Errors: ValueError for a file that holds anything but weights, or no weights.
-    """
-    if not zipfile.is_zipfile(path) and _is_safetensors(path):
-        from safetensors.torch import load_file
-
-        return load_file(path)
+@contextlib.contextmanager
+def said(name: str):
+    """Whatever fails while a model is built becomes one sentence with its name: libraries fail in their own ways."""
     try:
-        state = _archive(path) if _is_archive(path) else torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        why = "it would run code when loaded" if "unsupported" in str(error).lower() or "global" in str(error).lower() else ""
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        why = " ".join(str(error).split())[:400]
+        if isinstance(error, ValueError | OSError | ImportError) and Path(name).name in why:
+            raise
+        kind = OSError if isinstance(error, OSError) else ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(f"{name} was not loaded: {why or 'the library says no more'} ({type(error).__name__})") from error
+
+
+def read(*paths: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, whatever training program kept them; of all its files.
+
+    .safetensors; a state dict of torch.save, bare or in a checkpoint (under one of NESTS); a TorchScript (JIT) archive,
+    whose code is not loaded. A prefix that all names share ("module.", "_orig_mod.", a LightningModule's) is dropped.
+    Errors: ValueError for a file that holds anything but weights, or no weights; OSError for one that cannot be read.
+    """
+    state = {name: value for path in paths for name, value in _stored(path).items()}
+    while all("." in name for name in state):
+        first = {name.partition(".")[0] for name in state}
+        if len(first) > 1 or first & PARTS:
+            break
+        state = {name.partition(".")[2]: value for name, value in state.items()}
+    return state
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    try:
+        if not zipfile.is_zipfile(path) and _is_safetensors(path):
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        elif _is_archive(path):
+            state = _archive(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # SafetensorError, UnpicklingError, EOFError, BadZipFile, KeyError, RuntimeError, ...
+        code = "unsupported" in str(error).lower() or "global" in str(error).lower()
+        why = "it would run code when loaded" if code else "it is broken, or no weights alone"
         raise ValueError(
-            f"{path} was not loaded: {why or 'it is not a checkpoint of weights alone'}. nibkit reads .safetensors, state dicts of "
-            f"torch.save, and TorchScript archives; whoever made the file can save model.state_dict() ({_short(error)})"
+            f"{path} was not loaded: {why}. nibkit reads .safetensors, state dicts of torch.save, and TorchScript "
+            f"archives; whoever made the file can save model.state_dict() ({_short(error)})"
         ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    while isinstance(state, Mapping) and (nest := next((n for n in NESTS if isinstance(state.get(n), Mapping)), None)):
+        state = state[nest]
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} holds a {type(state).__name__}, no named weights")
-    return {name.removeprefix("module."): value for name, value in state.items() if isinstance(value, Tensor)}
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says about itself; nothing for any other file."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def shards(folder: Path) -> list[Path]:
+    """The files that hold a `save_pretrained` folder's weights, as its index names them; none without weights.
+
+    Errors: ValueError for an index that is none, or that names a file outside the folder.
+    """
+    found = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if found is None or found.suffix != ".json":
+        return [found] if found else sorted(folder.glob("*.safetensors"))[:1]
+    try:
+        names = sorted({str(file) for file in json.loads(found.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{found} is not an index of weights: it needs a 'weight_map' of names to files") from error
+    if outside := [file for file in names if Path(file).name != file or file in ("", ".", "..")]:
+        raise ValueError(f"{found} names {outside[0]!r}, which is not a file of its own folder; nothing was loaded")
+    return [folder / file for file in names]
+
+
+def fit(state: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], path: Path) -> dict[str, Tensor]:
+    """The tensors that a model wants, by name; ValueError where the file has not just those, in these shapes."""
+    lacks = [name for name in shapes if name not in state]
+    spare = [name for name in state if name not in shapes and not name.endswith("position_ids")]  # which are numbers
+    pairs = {name: (tuple(state[name].shape), tuple(shapes[name])) for name in shapes if name in state}
+    odd = [f"{name} {its}, not {wanted}" for name, (its, wanted) in pairs.items() if its != wanted]
+    said = {"lacks": lacks, "has, beyond the model's,": spare, "has in another shape": odd}
+    if said := [f"{what} {len(names)} tensors ({', '.join(names[:3])})" for what, names in said.items() if names]:
+        if any("lora_" in name for name in state):
+            said.append("has an adapter that is not merged: model.merge_and_unload()")
+        raise ValueError(f"{path} does not fit the model's architecture: it {'; it '.join(said)}")
+    return {name: state[name] for name in shapes}
 
 
 def _short(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])[:160]
+    lines = str(error).splitlines() or [type(error).__name__]
+    return next((line for line in lines if "GLOBAL" in line), lines[0])[:160]
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .devices import onto
+from .devices import at_hand, onto
 from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
-from .transform import Transform
-from .towers import Block, ImageTower, Pool, Stage, State, TextTower, at_hand, norm
+from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm, parts
+from .transform import Transform, square
 
 
 def _then(*steps):
@@ -25,25 +25,23 @@ def _then(*steps):
     return run
 
 
-def _chunks(weight, bias, n: int) -> list[tuple]:
-    return list(zip(weight.chunk(n), bias.chunk(n) if bias is not None else [None] * n))
-
-
 def _block(b) -> Block:
     if type(b).__name__ != "ResidualAttentionBlock":
         raise ValueError(f"open_clip's {type(b).__name__} is not a plain pre-LayerNorm block; nibkit does not know its attention")
-    q, k, v = _chunks(b.attn.in_proj_weight, b.attn.in_proj_bias, 3)
+    qkv = parts(3, lambda: (b.attn.in_proj_weight, b.attn.in_proj_bias))
     out, mlp = _then(b.attn.out_proj, b.ls_1), _then(b.mlp, b.ls_2)
-    return Block(b.attn.num_heads, norm(b.ln_1), q, k, v, out, norm(b.ln_2), mlp)
+    return Block(b.attn.num_heads, norm(b.ln_1), *qkv, out, norm(b.ln_2), mlp)
 
 
 def _coca_pool(pool) -> Pool:
     """The first of CoCa's queries: the contrastive one."""
     a = pool.attn
-    weights = a.in_proj_weight.chunk(3) if a.in_proj_weight is not None else (a.q_proj_weight, a.k_proj_weight, a.v_proj_weight)
-    q, k, v = zip(weights, a.in_proj_bias.chunk(3))
-    probe = norm(pool.ln_q)(pool.query[0])
-    return Pool(a.num_heads, norm(pool.ln_k), q, k, v, a.out_proj, torch.nn.Identity(), torch.zeros_like, probe)
+    if a.in_proj_weight is not None:
+        qkv = parts(3, lambda: (a.in_proj_weight, a.in_proj_bias))
+    else:
+        qkv = [lambda k=k: (getattr(a, f"{'qkv'[k]}_proj_weight"), a.in_proj_bias.chunk(3)[k]) for k in range(3)]
+    norms, nothing = (norm(pool.ln_k), torch.nn.Identity()), torch.zeros_like
+    return Pool(a.num_heads, norms[0], *qkv, a.out_proj, norms[1], nothing, lambda: norm(pool.ln_q)(pool.query[0]))
 
 
 class OpenClipImage(OpenAIImage):
@@ -86,18 +84,18 @@ class TimmImage(ImageTower):
         plain = type(b).__name__ == "Block" and type(b.attn).__name__ == "Attention" and b.attn.gate is None
         if not plain or not all(isinstance(m, torch.nn.Identity) for m in (b.attn.q_norm, b.attn.k_norm, b.attn.norm)):
             raise ValueError(f"timm's {type(b).__name__} with {type(b.attn).__name__} is not a plain pre-LayerNorm block")
-        q, k, v = _chunks(b.attn.qkv.weight, b.attn.qkv.bias, 3)
+        qkv = parts(3, lambda: (b.attn.qkv.weight, b.attn.qkv.bias))
         out, mlp = _then(b.attn.proj, b.ls1), _then(b.mlp, b.ls2)
-        return Block(b.attn.num_heads, norm(b.norm1), q, k, v, out, norm(b.norm2), mlp)
+        return Block(b.attn.num_heads, norm(b.norm1), *qkv, out, norm(b.norm2), mlp)
 
     @staticmethod
     def _pool(trunk) -> Pool:
         p = trunk.attn_pool
         if type(p).__name__ != "AttentionPoolLatent" or p.latent_len > 1 or p.pos_embed is not None or trunk.num_prefix_tokens:
             raise ValueError(f"timm's {type(p).__name__} with {p.latent_len} queries is not SigLIP's pooling")
-        k, v = _chunks(p.kv.weight, p.kv.bias, 2)
-        q = (p.q.weight, p.q.bias)
-        return Pool(p.num_heads, norm(trunk.norm), q, k, v, p.proj, norm(p.norm), p.mlp, p.latent[0, 0])
+        k, v = parts(2, lambda: (p.kv.weight, p.kv.bias))
+        q, probe = lambda: (p.q.weight, p.q.bias), lambda: p.latent[0, 0]
+        return Pool(p.num_heads, norm(trunk.norm), q, k, v, p.proj, norm(p.norm), p.mlp, probe)
 
     def rows(self, pixels):
         x = self._trunk._pos_embed(self._trunk.patch_embed(pixels))
@@ -120,10 +118,17 @@ class OpenClipText(TextTower):
         self.causal = text.attn_mask is not None
         self.blocks = [_block(b) for b in text.transformer.resblocks]
         self.width = text.transformer.width
-        self.embedding, self.positions = text.token_embedding.weight, text.positional_embedding
         self.context = len(self.positions)
         if not self.causal or pool == "last":
             self.pad = getattr(text, "pad_id", 0)
+
+    @property
+    def embedding(self):
+        return self._text.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._text.positional_embedding
 
     def readout(self, ids):
         if self._pool == "eos":
@@ -171,8 +176,9 @@ def towers(model) -> tuple[ImageTower, TextTower]:
     if not hasattr(text, "token_embedding"):
         raise ValueError("this open_clip model has a text tower of transformers; nibkit cuts open_clip's own text towers")
     kind = "trunk" if hasattr(visual, "trunk") else "resnet" if hasattr(visual, "layer4") else "vit"
-    size = visual.image_size[0] if isinstance(visual.image_size, tuple) else visual.image_size
+    size = square(visual.image_size)
     image = {"trunk": TimmImage, "resnet": lambda v: ResNetImage(v, size), "vit": OpenClipImage}[kind](visual)
+    square(image.grid)
     pool = getattr(text, "pool_type", getattr(text, "text_pool_type", "argmax"))
     eos = getattr(text, "eos_id", getattr(text, "text_eos_id", 2))
     return image, (CocaText if getattr(text, "cls_emb", None) is not None else OpenClipText)(text, pool, eos)
@@ -203,40 +209,50 @@ def of_name(name: str, pretrained: bool):
         raise ImportError("open_clip: models need open_clip; install it with: pip install 'nibkit[open_clip]'") from error
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    statistics, quick = {}, False
+    folder, tag, file = Path(source), "", None
     if source.startswith("hf-hub:"):
         ask_hub(source.removeprefix("hf-hub:"), f"open_clip:{source}'s files", "a folder of its files, and load that FOLDER")
         architecture = source
-    elif Path(source).is_dir():
-        architecture, file = f"local-dir:{source}", open_clip.factory._find_checkpoint_in_dir(Path(source))
+    elif folder.is_dir():
+        architecture, file = f"local-dir:{source}", open_clip.factory._find_checkpoint_in_dir(folder)
         if file is None and pretrained:
             raise FileNotFoundError(f"{source} has open_clip_config.json and no weights; put open_clip_model.safetensors there")
-        if file:
-            read(Path(file))
     else:
         architecture, _, tag = source.partition("/")
-        config = open_clip.get_model_config(architecture)
-        if config is None:
-            near = [name for name in open_clip.list_models() if name.lower().startswith(architecture.lower()[:6])]
-            raise ValueError(f"open_clip has no architecture {architecture!r}; near to it: {', '.join(near) or 'none'}")
-        if "hf_model_name" in config["text_cfg"]:
-            raise ValueError(f"{architecture}'s text tower is a model of transformers; nibkit cuts open_clip's own text towers")
-        file = _weights(open_clip, architecture, tag) if pretrained else None
-        if pretrained and not Path(tag).is_file():
-            cfg = open_clip.get_pretrained_cfg(architecture, tag)
-            statistics = {k: cfg[k] for k in ("mean", "std", "interpolation", "resize_mode") if k in cfg}
-            quick = cfg.get("quick_gelu", False)  # the activation that these weights were trained with
+    _check(open_clip, architecture)
+    statistics = _tagged(open_clip, architecture, tag)
+    if pretrained and ":" not in architecture:
+        file = _weights(open_clip, architecture, tag)
     with warnings.catch_warnings(), _quiet():
-        model = open_clip.create_model(
-            architecture, load_weights=False, pretrained_text=False, force_quick_gelu=quick, force_preprocess_cfg=statistics
-        )
-    if architecture.startswith("hf-hub:"):
-        model = open_clip.create_model(architecture) if pretrained else model
-    elif pretrained:
+        quick = statistics.pop("quick_gelu", False)  # the activation that these weights were trained with
+        options = {"pretrained_text": False, "force_quick_gelu": quick, "force_preprocess_cfg": statistics}
+        whole = architecture.startswith("hf-hub:") and pretrained
+        model = open_clip.create_model(architecture, load_weights=whole, require_pretrained=whole, **options)
+    if file and pretrained:
         _fill(open_clip, model, Path(file))
     cfg = PreprocessCfg(**model.visual.preprocess_cfg)
     transform = Transform(image_transform_v2(cfg, is_train=False), cfg.resize_mode, cfg.mean, cfg.std)
-    return model, transform, _tokenizer(open_clip, architecture), Path(source).name if Path(source).is_dir() else source
+    return model, transform, _tokenizer(open_clip, architecture), folder.name if folder.is_dir() else source
+
+
+def _check(open_clip, architecture: str) -> None:
+    """ValueError for an architecture that does not exist, or that nibkit cannot cut, before anything of it is built."""
+    config = open_clip.get_model_config(architecture)
+    if config is None:
+        near = [name for name in open_clip.list_models() if name.lower().startswith(architecture.lower()[:6])]
+        raise ValueError(f"open_clip has no architecture {architecture!r}; near to it: {', '.join(near) or 'none'}")
+    if not all(isinstance(config.get(part), dict) for part in ("vision_cfg", "text_cfg")):
+        raise ValueError(f"{architecture} has no vision_cfg and text_cfg: its open_clip_config.json is no CLIP's")
+    if "hf_model_name" in config["text_cfg"]:
+        raise ValueError(f"{architecture}'s text tower is a model of transformers; nibkit cuts open_clip's own")
+
+
+def _tagged(open_clip, architecture: str, tag: str) -> dict:
+    """How weights were trained: preprocessing and activation of the tag, or what all of the architecture's share."""
+    tags = open_clip.list_pretrained_tags_by_model(architecture)
+    cfgs = [open_clip.get_pretrained_cfg(architecture, t) for t in ([tag] if tag in tags else tags)]
+    keys = ("mean", "std", "interpolation", "resize_mode", "quick_gelu")
+    return {k: cfgs[0][k] for k in keys if cfgs and k in cfgs[0] and all(cfg.get(k) == cfgs[0][k] for cfg in cfgs)}
 
 
 def _weights(open_clip, architecture: str, tag: str) -> str:
@@ -271,8 +287,9 @@ def _fill(open_clip, model, file: Path) -> None:
     library, open_clip.factory.load_state_dict = open_clip.factory.load_state_dict, lambda *_, **__: dict(state)
     try:
         open_clip.load_checkpoint(model, str(file))
-    except (RuntimeError, KeyError) as error:
-        raise ValueError(f"{file} does not fit this architecture: {str(error).splitlines()[-1].strip()[:200]}") from error
+    except Exception as error:  # of its conversions too, which take for granted what they look for
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ValueError(f"{file} does not fit this architecture: {said}") from error
     finally:
         open_clip.factory.load_state_dict = library
 
@@ -285,10 +302,11 @@ def _tokenizer(open_clip, architecture: str):
     try:
         if not architecture.startswith("local-dir:") and not _cached(name):
             ask_hub(name, f"the tokenizer {name}", "its files into the hub's cache")
-        found = open_clip.get_tokenizer(architecture)
-    except (OSError, ImportError, ValueError, AttributeError, TypeError) as error:
-        return Missing(f"the tokenizer of {architecture} ({name}) is not on this machine: {str(error).splitlines()[0][:300]}")
-    return Pretrained(found.tokenizer, found.clean_fn, 0 if found.strip_sep_token else None)
+        found = open_clip.get_tokenizer(architecture, trust_remote_code=False)
+        return Pretrained(found.tokenizer, found.clean_fn, 0 if found.strip_sep_token else None)
+    except Exception as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        return Missing(f"the tokenizer of {architecture} ({name}) is not on this machine, or cannot be read: {said}")
 
 
 def _cached(name: str) -> bool:

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from clip import load as download_and_load
 from clip.clip import _transform
-from clip.model import CLIP, build_model
+from clip.model import CLIP
 
 from ..paths import bundled
-from .files import absent, patience, read
+from .files import absent, fit, metadata, patience, read
 from .tokenizers import BPE
+from .towers import Block, ImageTower, Stage, State, TextTower, norm, parts
 from .transform import Transform
-from .towers import Block, ImageTower, Stage, State, TextTower, norm
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
 ARCHITECTURES = {
@@ -31,9 +31,8 @@ CACHE = os.path.expanduser("~/.cache/clip")
 
 
 def _block(b) -> Block:
-    weights, biases = b.attn.in_proj_weight.chunk(3), b.attn.in_proj_bias.chunk(3)
-    q, k, v = zip(weights, biases)
-    return Block(b.attn.num_heads, norm(b.ln_1), q, k, v, b.attn.out_proj, norm(b.ln_2), b.mlp)
+    qkv = parts(3, lambda: (b.attn.in_proj_weight, b.attn.in_proj_bias))
+    return Block(b.attn.num_heads, norm(b.ln_1), *qkv, b.attn.out_proj, norm(b.ln_2), b.mlp)
 
 
 class OpenAIImage(ImageTower):
@@ -108,8 +107,15 @@ class OpenAIText(TextTower):
         self._model = model
         self.blocks = [_block(b) for b in model.transformer.resblocks]
         self.width = model.transformer.width
-        self.context = model.positional_embedding.shape[0]
-        self.embedding, self.positions = model.token_embedding.weight, model.positional_embedding
+        self.context = len(self.positions)
+
+    @property
+    def embedding(self):
+        return self._model.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._model.positional_embedding
 
     def head(self, row):
         return norm(self._model.ln_final)(row) @ self._model.text_projection
@@ -129,13 +135,14 @@ FORMS = {
     "scenes": "bundled with nibkit",
     ", ".join(ARCHITECTURES): f"OpenAI's clip package; downloaded into {CACHE}",
     "FOLDER": "what model.save_pretrained left, one with open_clip_config.json, or one with a single checkpoint file",
-    "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names",
+    "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names and widths",
+    "openai:FILE": "the same of any width, made with OpenAI's code: a head for every 64 channels, QuickGELU",
 }
 
 
 def matches(name: str, path: Path) -> bool:
     """A file, or a folder that no other backend knows."""
-    return path.exists()
+    return name.startswith("openai:") or path.exists()
 
 
 def here() -> list[str]:
@@ -156,8 +163,9 @@ def of_name(name: str, pretrained: bool):
     if name == "scenes":
         return *of_file(bundled("scenes/model.safetensors")), name
     if name not in ARCHITECTURES:
-        path = _only_checkpoint(Path(name)) if Path(name).is_dir() else Path(name)
-        return *of_file(path), path.stem
+        path = Path(name.removeprefix("openai:"))
+        path = _only_checkpoint(path) if path.is_dir() else path
+        return *of_file(path, name.startswith("openai:")), path.stem
     if not pretrained:
         return *_parts(CLIP(*ARCHITECTURES[name])), name
     try:
@@ -179,8 +187,11 @@ def _only_checkpoint(folder: Path) -> Path:
     )
 
 
-def of_file(path: Path):
-    """A checkpoint with OpenAI's own key names (.safetensors, a state dict, or a JIT archive) -> (model, transform, tokenizer)."""
+def of_file(path: Path, stated: bool = False):
+    """A checkpoint with OpenAI's own key names, of any form that `read` knows -> (model, transform, tokenizer).
+
+    stated: the caller says that OpenAI's code made it; else its widths must, for no weight tells the number of heads.
+    """
     state = read(path)
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
         if (path.parent / "config.json").is_file():
@@ -190,15 +201,58 @@ def of_file(path: Path):
         raise ValueError(f"{path} is an open_clip checkpoint: say its architecture, nibkit.load('open_clip:ARCH/{path}')")
     if "visual.proj" not in state and "visual.attnpool.c_proj.weight" not in state:
         raise ValueError(f"{path} has no 'visual.proj': it is not a checkpoint in OpenAI CLIP's format")
-    return of_state(state)
-
-
-def of_state(state: dict[str, torch.Tensor]):
-    """A state dict with OpenAI's key names -> (model, transform, tokenizer). The caller guards the random state."""
-    state = dict(state)
-    model = build_model(dict(state)).float()  # which stores float16
-    model.load_state_dict({k: v.float() for k, v in state.items() if k in model.state_dict()})
+    shape = _shape(state, path)
+    known = {(isinstance(a[2], int), a[3], a[7]) for a in ARCHITECTURES.values()}
+    if not stated and not _of_scenes(path) and (isinstance(shape[2], int), shape[3], shape[7]) not in known:
+        raise ValueError(
+            f"{path} is {shape[3]} and {shape[7]} channels wide, which none of OpenAI's models is, and weights do not "
+            f"tell the number of attention heads; name its architecture, nibkit.load('open_clip:ARCH/{path}'), or, if "
+            f"OpenAI's code made it, with heads of 64 channels, nibkit.load('openai:{path}')"
+        )
+    widths = shape[3] * (1 if isinstance(shape[2], int) else 32), shape[7]
+    if any(width < 64 or width % 64 for width in widths):
+        raise ValueError(f"{path} is {widths[0]} and {widths[1]} channels wide, no whole number of heads of 64 channels")
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in CLIP(*shape).state_dict().items()}
+    spare = ("input_resolution", "context_length", "vocab_size")  # an archive's numbers
+    state = fit({name: value for name, value in state.items() if name not in spare}, shapes, path)
+    model = CLIP(*shape).eval()
+    model.load_state_dict(state)
     return _parts(model)
+
+
+def _of_scenes(path: Path) -> bool:
+    """Whether nibkit's own training wrote the file: it says so."""
+    return metadata(path).get("model") == "nibkit scenes CLIP"
+
+
+def _shape(state: dict[str, torch.Tensor], path: Path) -> tuple:
+    """What the package's CLIP is called with for such weights, a head for every 64 channels."""
+
+    def blocks(prefix: str) -> int:
+        numbers = {name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)}
+        return 1 + max((int(n) for n in numbers if n.isdecimal()), default=-1)
+
+    try:
+        (context, _), (words, text), (_, embed) = (
+            state[name].shape for name in ("positional_embedding", "token_embedding.weight", "text_projection")
+        )
+        if "visual.proj" in state:
+            width, _, _, patch = state["visual.conv1.weight"].shape
+            layers, cell = blocks("visual.transformer.resblocks."), patch
+            positions = len(state["visual.positional_embedding"])
+        else:
+            width, patch, cell = len(state["visual.layer1.0.conv1.weight"]), None, 32
+            layers = tuple(blocks(f"visual.layer{k}.") for k in (1, 2, 3, 4))
+            positions = len(state["visual.attnpool.positional_embedding"])
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}: it is not all of a CLIP in OpenAI's format") from error
+    except ValueError as error:
+        raise ValueError(f"{path} holds a tensor whose number of axes is not that of OpenAI's ({error})") from error
+    side = round((positions - 1) ** 0.5)
+    if side < 1 or side**2 + 1 != positions or not cell:
+        raise ValueError(f"{path} has {positions} image positions for patches of {cell} pixels: no square and CLS")
+    return embed, side * cell, layers, width, patch, context, words, text, text // 64, blocks("transformer.resblocks.")
 
 
 def _parts(model):

@@ -4,7 +4,6 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import whole
-from .devices import bytes_of, onto, same_products
+from .devices import at_hand, bytes_of, onto
 from .graphs import Graphs
+from .modes import plain
 from .sharing import once, shared
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
 Layer = int | tuple[int, int] | None  # of both towers, of (image, text), or each tower's default
+Projection = Callable[[], tuple[Tensor, Tensor | None]]  # -> weight, bias
 
 
 def norm(module: torch.nn.Module) -> Callable:
@@ -30,11 +31,9 @@ def norm(module: torch.nn.Module) -> Callable:
     return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
 
 
-def at_hand(ids: list[Tensor]) -> list[Tensor]:
-    """The ids on the CPU, in one transfer; within `shared`, one for all that ask."""
-    if ids[0].device.type == "cpu":
-        return ids
-    return once((ids, "at hand"), lambda: list(torch.cat(ids).cpu().split([len(i) for i in ids])))
+def parts(n: int, joint: Projection) -> list[Projection]:
+    """The n projections that a library keeps one below the other in a joint weight and bias."""
+    return [lambda k=k: tuple(None if x is None else x.chunk(n)[k] for x in joint()) for k in range(n)]
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -64,14 +63,15 @@ class State(NamedTuple):
 class Block:
     """One pre-LayerNorm transformer block: x + attention(norm1(x)), then + mlp(norm2(.)).
 
-    `query`, `key`, `value` are (weight, bias) pairs; `out`, `mlp` and the norms are the library's own modules.
+    `query`, `key`, `value` give (weight, bias), read from the model at every use: a parameter may have been replaced.
+    `out`, `mlp` and the norms are the library's own modules.
     """
 
     heads: int
     norm1: Callable
-    query: tuple[Tensor, Tensor]
-    key: tuple[Tensor, Tensor]
-    value: tuple[Tensor, Tensor]
+    query: Projection
+    key: Projection
+    value: Projection
     out: Callable
     norm2: Callable
     mlp: Callable
@@ -81,8 +81,8 @@ class Block:
         h, kind = self.norm1(x), x.device.type
         return h.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else h
 
-    def _heads(self, x: Tensor, projection) -> Tensor:
-        return F.linear(x, *projection).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
+    def _heads(self, x: Tensor, projection: Projection) -> Tensor:
+        return F.linear(x, *projection()).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, T, C / heads)
 
     def _queries(self, h: Tensor) -> Tensor:
         return self._heads(h, self.query)
@@ -126,7 +126,7 @@ class Block:
         """Cosine of one row's query with every key, the heads side by side: (B, T)."""
         h, here = self._normed(x), torch.arange(len(x), device=x.device)
         query = self._queries(h)[here, :, row].flatten(1)
-        return F.cosine_similarity(query[:, None], F.linear(h, *self.key), dim=-1)
+        return F.cosine_similarity(query[:, None], F.linear(h, *self.key()), dim=-1)
 
 
 @dataclass
@@ -136,10 +136,10 @@ class Pool(Block):
     It puts out one row, (B, 1, C): there is one row of attention, and no way around it (no residual connection).
     """
 
-    probe: Tensor  # (C,)
+    probe: Callable[[], Tensor]  # (C,), read at every use
 
     def _queries(self, h: Tensor) -> Tensor:
-        return self._heads(self.probe.expand(len(h), 1, -1), self.query)
+        return self._heads(self.probe().expand(len(h), 1, -1), self.query)
 
     def _join(self, x: Tensor, attended: Tensor) -> Tensor:
         x = self.out(attended.transpose(1, 2).flatten(2))
@@ -190,8 +190,8 @@ class Tower:
     width: int
     causal: bool = False  # no token sees a later one
     prefix: int = 0  # tokens that stand for no patch or word of the input
-    forward_only: Callable = staticmethod(same_products)  # around passes that nobody differentiates: half precision?
-    differentiated: Callable = contextlib.nullcontext  # the same of the blocks in a pass that is differentiated
+    forward_only: Callable = staticmethod(plain)  # opens a pass that nobody differentiates: half precision, if wanted
+    differentiated: Callable = staticmethod(plain)  # the same of the blocks in a pass that is differentiated
     unattended: str = ""  # why methods that read attention cannot be used: "is a ResNet"
 
     def rows(self, inputs) -> State:
@@ -227,10 +227,10 @@ class Tower:
     def rows_at_once(self, batch_size: int | str, state: State, layer: int) -> int:
         """How many rows such as those of `state` go forward and backward from block `layer` on together: at least 1.
 
-        batch_size: that number, or a budget in bytes such as "2GB" that the rows' estimated memory fits; "auto" is 500MB,
-        and on CUDA a quarter of what is free. Estimated is what a backward pass needs per block and token, about 20 float32 values a
-        channel (LayerNorms, query, key, value, what attention puts out, twice the four-fold MLP layer) and
-        2 x heads x tokens of attention; and as much again as one block takes, for what comes and goes.
+        batch_size: that number, or a budget in bytes such as "2GB" that the rows' estimated memory fits; "auto" is
+        500MB, and on CUDA a quarter of what is free. Estimated is what a backward pass needs per block and token, about
+        20 float32 values a channel (LayerNorms, query, key, value, what attention puts out, twice the four-fold MLP
+        layer) and 2 x heads x tokens of attention; and as much again as one block takes, for what comes and goes.
         """
         if isinstance(batch_size, int):
             return batch_size
@@ -289,10 +289,11 @@ class Tower:
         return Graphs.of(self)(("embed", layer), partial(self._embed, self.check_layer(layer)), *state)
 
     def _embed(self, layer: int, tokens: Tensor, readout: Tensor) -> Tensor:
-        with self.differentiated() if torch.is_grad_enabled() else contextlib.nullcontext():
+        with self.differentiated() if torch.is_grad_enabled() else plain():
             tokens = self._run(layer, len(self.blocks) - 1, tokens, readout)
             row = self.blocks[-1].at_row(tokens, readout, self.mask(State(tokens, readout)))
-        embedding = self.head(at_least_single(row))
+        with plain():
+            embedding = self.head(at_least_single(row))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def embed_rows(self, rows: State) -> Tensor:

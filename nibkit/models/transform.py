@@ -8,18 +8,29 @@ from PIL import Image
 from torch import Tensor
 
 
+def square(size: int | Sequence[int]) -> int:
+    """A side's length, which a library may give as (height, width); ValueError where it is not a square."""
+    sides = {int(n) for n in size} if isinstance(size, Sequence) else {int(size)}
+    if len(sides) != 1 or min(sides) < 1:
+        raise ValueError(f"the model takes pictures, or cuts patches, of {size!r} pixels; nibkit knows squares")
+    return sides.pop()
+
+
 @dataclass
 class Transform:
     """A backend's preprocessing: an RGB picture -> pixels (3, size, size), (value - mean) / std of each channel.
 
     fit: how it makes pictures square: "shortest" scales the short side and cuts the middle, "longest" scales the long side
-    and pads, "squash" scales both. mean, std: of R, G, B.
+    and pads, "squash" scales both, "none" cuts the middle without scaling. mean, std: of R, G, B, for values in [0, 1].
+    share: how many rows and columns of the scaled square are kept, the crop's size by the resize's; above 1 they are
+    padded. For "none", the crop's size itself.
     """
 
     apply: Callable[[Image.Image], Tensor]
     fit: str
     mean: Sequence[float]
     std: Sequence[float]
+    share: tuple[float, float] = (1.0, 1.0)
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self.apply(image)
@@ -35,11 +46,13 @@ class Transform:
         array([[2, 3],
                [6, 7]])
         """
-        if self.fit == "longest":
-            margins = [max(mask.shape) - n for n in mask.shape]
-            return np.pad(mask, [(m // 2, m - m // 2) for m in margins])
-        if self.fit == "squash":
-            return mask
-        side = min(mask.shape)
-        top, left = ((n - side) // 2 for n in mask.shape)
-        return mask[top : top + side, left : left + side]
+        short, long = min(mask.shape), max(mask.shape)
+        ends = {"shortest": (short, short), "longest": (long, long), "squash": mask.shape, "none": (1, 1)}
+        for axis, (whole, share) in enumerate(zip(ends[self.fit], self.share)):
+            have, want = mask.shape[axis], max(1, round(whole * share))
+            before = abs(have - want) // 2
+            if want <= have:
+                mask = mask.take(range(before, before + want), axis)
+            else:
+                mask = np.pad(mask, [(before, want - have - before) if k == axis else (0, 0) for k in (0, 1)])
+        return mask

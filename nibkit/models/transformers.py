@@ -5,19 +5,26 @@ are read here.
 """
 
 import functools
+import json
+import math
 from pathlib import Path
 
+import numpy as np
 import torch
-from torchvision import transforms
+from PIL import Image
+from torch import Tensor
 
-from .files import ask_hub, hub_models, read
+from .files import WEIGHTS, absent, ask_hub, fit, hub_models, read, shards
 from .tokenizers import BPE, Missing, Pretrained
-from .transform import Transform
-from .towers import Block, ImageTower, Pool, State, TextTower
+from .towers import Block, ImageTower, Pool, State, TextTower, parts
+from .transform import Transform, square
 
 
-def _projections(a) -> tuple:
-    return tuple((p.weight, p.bias) for p in (a.q_proj, a.k_proj, a.v_proj))
+def _projections(a) -> list:
+    linear = [a.q_proj, a.k_proj, a.v_proj]
+    if odd := [p for p in linear if not isinstance(p, torch.nn.Linear)]:
+        raise ValueError(f"an attention projection is a {type(odd[0]).__name__}, no linear layer; merge adapters first")
+    return [functools.partial(lambda p: (p.weight, p.bias), p) for p in linear]
 
 
 def _block(layer) -> Block:
@@ -32,8 +39,8 @@ class HFImage(ImageTower):
         self._vision, self._projection = model.vision_model, model.visual_projection
         self.blocks = [_block(layer) for layer in self._vision.encoder.layers]
         config = model.config.vision_config
-        self.width, self.size = config.hidden_size, config.image_size
-        self.grid = (config.image_size // config.patch_size,) * 2
+        self.width, self.size = config.hidden_size, square(config.image_size)
+        self.grid = (self.size // square(config.patch_size),) * 2
 
     def rows(self, pixels):
         x = self._vision.embeddings(pixels)
@@ -54,16 +61,16 @@ class SiglipImage(ImageTower):
     def __init__(self, model):
         self._vision = v = model.vision_model
         config = model.config.vision_config
-        self._naflex = not hasattr(config, "image_size")
-        side = round(config.num_patches**0.5) if self._naflex else config.image_size // config.patch_size
-        self.width, self.patch, self.grid, self.size = config.hidden_size, config.patch_size, (side, side), side * config.patch_size
-        if not self._naflex:
-            self.size = config.image_size
+        self._naflex, patch = not hasattr(config, "image_size"), square(config.patch_size)
+        side = math.isqrt(config.num_patches) if self._naflex else square(config.image_size) // patch
+        self.width, self.patch, self.grid = config.hidden_size, patch, (side, side)
+        self.size = side * patch if self._naflex else square(config.image_size)
         if not hasattr(v, "head"):
             raise ValueError("this SiglipModel has no pooling head (vision_use_head=False), so it makes no image embedding")
         a = v.head.attention
-        parts = zip(a.in_proj_weight.chunk(3), a.in_proj_bias.chunk(3))
-        pool = Pool(a.num_heads, v.post_layernorm, *parts, a.out_proj, v.head.layernorm, v.head.mlp, v.head.probe[0, 0])
+        qkv = parts(3, lambda: (a.in_proj_weight, a.in_proj_bias))
+        mlp, probe = v.head.mlp, lambda: v.head.probe[0, 0]
+        pool = Pool(a.num_heads, v.post_layernorm, *qkv, a.out_proj, v.head.layernorm, mlp, probe)
         self.blocks = [*map(_block, v.encoder.layers), pool]
 
     def rows(self, pixels):
@@ -93,8 +100,14 @@ class HFText(TextTower):
         self.width, self.context = config.hidden_size, config.max_position_embeddings
         # 2 is what OpenAI's conversions carry by mistake; the library then reads at the largest id, and so do we
         self._eos = None if config.eos_token_id == 2 else config.eos_token_id
-        self.embedding = self._text.embeddings.token_embedding.weight
-        self.positions = self._text.embeddings.position_embedding.weight
+
+    @property
+    def embedding(self):
+        return self._text.embeddings.token_embedding.weight
+
+    @property
+    def positions(self):
+        return self._text.embeddings.position_embedding.weight
 
     def readout(self, ids):
         if self._eos is None:
@@ -105,7 +118,7 @@ class HFText(TextTower):
         return self._projection(self._text.final_layer_norm(row))
 
 
-class SiglipText(TextTower):
+class SiglipText(HFText):
     """Every token sees every other, the padding too; the embedding is read at the last place, mostly a padding token."""
 
     causal = False
@@ -115,7 +128,6 @@ class SiglipText(TextTower):
         config = model.config.text_config
         self.blocks = [_block(layer) for layer in t.encoder.layers]
         self.width, self.context, self.pad = config.hidden_size, config.max_position_embeddings, config.pad_token_id
-        self.embedding, self.positions = t.embeddings.token_embedding.weight, t.embeddings.position_embedding.weight
 
     def readout(self, ids):
         return len(ids) - 1
@@ -146,73 +158,171 @@ def matches(name: str, path: Path) -> bool:
 
 
 def of_name(name: str, pretrained: bool):
-    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label)."""
+    """A `save_pretrained` folder, or a name on the hub -> (model, transform, tokenizer, label); its code is not run."""
     source = name.removeprefix("hf:")
     try:
-        import huggingface_hub
         import transformers
     except ImportError as error:
         raise ImportError("hf: models need transformers; install it with: pip install 'nibkit[transformers]'") from error
-    local = Path(source).is_dir()
-    if local and not (Path(source) / "config.json").is_file():
+    folder, local = Path(source), Path(source).is_dir()
+    if not local:
+        folder = _snapshot(source)
+    elif not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"the folder {source} has no config.json: it is not a transformers model; save one with model.save_pretrained(FOLDER)"
         )
-    if not local and not isinstance(huggingface_hub.try_to_load_from_cache(source, "config.json"), str):
-        where = "a folder of its files, as the hub's page or model.save_pretrained(FOLDER) gives it, and load hf:FOLDER"
-        ask_hub(source, f"hf:{source}'s files", where)
-    offline = {"local_files_only": True} if local or _complete(huggingface_hub, source) else {}
-    config = transformers.AutoConfig.from_pretrained(source, **offline)
-    if config.model_type not in CLASSES:
+    config = _json(folder / "config.json")
+    if config.get("model_type") not in CLASSES:
         known = ", ".join(f"{kind} ({name})" for kind, name in CLASSES.items())
-        raise ValueError(f"hf:{source} is a {config.model_type!r} model; nibkit knows those of type {known}")
-    kind = getattr(transformers, CLASSES[config.model_type])
-    if pretrained:
-        for pickled in Path(source).glob("*.bin") if local and not any(Path(source).glob("*.safetensors")) else ():
-            read(pickled)  # refuses one that would run code
-        try:
-            model = kind.from_pretrained(source, dtype=torch.float32, **offline)
-        except OSError as error:
-            raise OSError(
-                f"hf:{source} has a config.json and no weights that could be read ({str(error).splitlines()[0][:200]}); it needs "
-                "model.safetensors, as model.save_pretrained(FOLDER) leaves it"
-            ) from error
-    else:
-        model = kind(config)
-    label = Path(source).name if local else source
-    return model, _transform(transformers, source, model, offline), _tokenizer(transformers, source, config, offline), label
+        code = "; code of its own, which it names, is not run" if "auto_map" in config else ""
+        kind = repr(config.get("model_type"))
+        raise ValueError(f"hf:{source} is a {kind} model; nibkit knows those of type {known}{code}")
+    kind = getattr(transformers, CLASSES[config["model_type"]])
+    config = kind.config_class.from_pretrained(folder, local_files_only=True)
+    model = _filled(kind, config, folder) if pretrained else kind(config)
+    tokenizer = _tokenizer(transformers, folder, config)
+    return model, _transform(transformers, folder, model), tokenizer, folder.name if local else source
 
 
-def _complete(huggingface_hub, source: str) -> bool:
-    """Whether config and weights are in the hub's cache: then the hub is not asked at all."""
-    cached = functools.partial(huggingface_hub.try_to_load_from_cache, source)
-    return all(isinstance(cached(name), str) for name in ("config.json", "model.safetensors"))
+def _snapshot(source: str) -> Path:
+    """The folder of the hub's cache that holds a model's files, downloaded unless config and weights are there."""
+    import huggingface_hub
 
-
-def _transform(transformers, source, model, offline):
-    """The processor's own numbers, where there are any, at the size the model takes."""
-    clip, size = hasattr(model, "visual_projection"), towers(model)[0].size
+    found = {name: huggingface_hub.try_to_load_from_cache(source, name) for name in ("config.json", *WEIGHTS)}
+    here = {name: Path(file).parent for name, file in found.items() if isinstance(file, str)}
+    if "config.json" in here and len(here) > 1:
+        return here["config.json"]
+    where = "a folder of its files, as the hub's page or model.save_pretrained(FOLDER) gives it, and load hf:FOLDER"
+    ask_hub(source, f"hf:{source}'s files", where)
     try:
-        numbers = transformers.AutoImageProcessor.from_pretrained(source, **offline).to_dict()
-    except (OSError, ValueError):
-        numbers = {}
-    half = [0.5, 0.5, 0.5]
-    mean = numbers.get("image_mean") or (transformers.image_utils.OPENAI_CLIP_MEAN if clip else half)
-    std = numbers.get("image_std") or (transformers.image_utils.OPENAI_CLIP_STD if clip else half)
-    bicubic = transforms.InterpolationMode.BICUBIC
-    crop = numbers.get("do_center_crop") if "do_center_crop" in numbers else clip
-    fit = [transforms.Resize(size, bicubic), transforms.CenterCrop(size)] if crop else [transforms.Resize((size, size), bicubic)]
-    steps = transforms.Compose([*fit, transforms.ToTensor(), transforms.Normalize(mean, std)])
-    return Transform(steps, "shortest" if crop else "squash", mean, std)
+        files = huggingface_hub.HfApi().list_repo_files(source)
+        weights = "*.safetensors" if any(file.endswith(".safetensors") for file in files) else "pytorch_model*.bin"
+        patterns = ["*.json", "*.txt", "*.model", weights]
+        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns, ignore_patterns="*/*"))
+    except (OSError, ValueError) as error:
+        raise absent(f"hf:{source}'s files", where, error) from error
 
 
-def _tokenizer(transformers, source, config, offline):
-    folder = Path(source)
-    if folder.is_dir() and not any((folder / name).exists() for name in ("tokenizer_config.json", "tokenizer.json", "vocab.json")):
+def _json(file: Path) -> dict:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds a {type(found).__name__}, not an object of settings")
+    return found
+
+
+def _filled(kind, config, folder: Path):
+    """The model with just the weights of the folder: the library would draw at random what is missing."""
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} holds an adapter that is not merged; save model.merge_and_unload() and load that")
+    files = shards(folder)
+    if not files:
+        raise FileNotFoundError(
+            f"{folder} has a config.json and no weights; it needs model.safetensors, as model.save_pretrained leaves it"
+        )
+    with torch.device("meta"):
+        shapes = {name: value.shape for name, value in kind(config).state_dict().items()}
+    state = fit(read(*files), shapes, files[0])
+    return kind.from_pretrained(None, config=config, state_dict=state, dtype=torch.float32)
+
+
+# ---- preprocessing: the library's own processor, called
+
+
+def _transform(transformers, folder: Path, model) -> Transform:
+    """The folder's processor, or the library's own for such a model; ValueError for one that the model does not fit."""
+    tower, kind, vision = towers(model)[0], model.config.model_type, model.config.vision_config
+    if (folder / "preprocessor_config.json").is_file() or _nested(folder / "processor_config.json"):
+        try:
+            offline = {"local_files_only": True, "trust_remote_code": False}
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **offline)
+        except Exception as error:
+            why = " ".join(str(error).split())[:300]
+            raise ValueError(f"the image processor of {folder} cannot be loaded: {why}") from error
+    elif kind == "siglip2":
+        processor = transformers.Siglip2ImageProcessor(patch_size=tower.patch, max_num_patches=vision.num_patches)
+    else:
+        square = {"height": tower.size, "width": tower.size}
+        sides = {"size": {"shortest_edge": tower.size}, "crop_size": square} if kind == "clip" else {"size": square}
+        processor = getattr(transformers, "CLIPImageProcessor" if kind == "clip" else "SiglipImageProcessor")(**sides)
+    naflex = hasattr(processor, "max_num_patches")
+    if naflex != (kind == "siglip2" and not hasattr(vision, "image_size")):
+        made, wants = type(processor).__name__, type(model).__name__
+        raise ValueError(f"the image processor of {folder} is a {made}, whose pixels a {wants} does not take")
+    if naflex and processor.max_num_patches != vision.num_patches:
+        raise ValueError(
+            f"the image processor of {folder} makes up to {processor.max_num_patches} patches; nibkit cuts the model "
+            f"on its own grid of {vision.num_patches}: set max_num_patches to that"
+        )
+    apply = functools.partial(_of_processor, processor)
+    if naflex:
+        apply = functools.partial(_of_patches, processor, tower.grid[0])
+    transform = Transform(apply, *_geometry(processor, tower.size, naflex, folder))
+    _probe(transform, tower.size, folder)
+    return transform
+
+
+def _nested(file: Path) -> bool:
+    return file.is_file() and "image_processor" in _json(file)
+
+
+def _of_processor(processor, image: Image.Image) -> Tensor:
+    return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+
+def _of_patches(processor, side: int, image: Image.Image) -> Tensor:
+    """The pixels of NaFlex' patches; a picture that is not square is scaled to the square grid first, as SigLIP 2's."""
+    p = processor.patch_size
+    if image.width != image.height:
+        image = image.resize((side * p, side * p), processor.resample)
+    patches = processor(images=image, return_tensors="pt")["pixel_values"][0][: side * side]
+    return patches.reshape(side, side, p, p, 3).permute(4, 0, 2, 1, 3).reshape(3, side * p, side * p)
+
+
+def _geometry(processor, out: int, naflex: bool, folder: Path) -> tuple:
+    """How the processor makes a picture a square of `out` pixels: fit, mean, std, share, as in `Transform`."""
+    has = processor.to_dict()
+    unit = 255 * has.get("rescale_factor", 1 / 255) if has.get("do_rescale", True) else 255
+    normal = has.get("do_normalize", True)
+    numbers = (has["image_mean"], has["image_std"]) if normal else (0.0, 1.0)
+    mean, std = (np.broadcast_to(number, 3) / unit for number in numbers)
+    if naflex:
+        return "squash", mean, std
+    size = {k: v for k, v in dict(has.get("size") or {}).items() if v}
+    crop = {k: v for k, v in dict(has.get("crop_size") or {}).items() if v} if has.get("do_center_crop") else None
+    if has.get("do_pad") or (has.get("do_resize") and set(size) not in ({"shortest_edge"}, {"height", "width"})):
+        what = "padding" if has.get("do_pad") else f"size {size}"
+        raise ValueError(f"the image processor of {folder} has {what}; nibkit knows shortest_edge, or height and width")
+    kept = (crop["height"], crop["width"]) if crop else (out, out)
+    if not has.get("do_resize"):
+        return "none", mean, std, kept
+    if "shortest_edge" in size:
+        return "shortest", mean, std, (kept[0] / size["shortest_edge"], kept[1] / size["shortest_edge"])
+    return "squash", mean, std, (kept[0] / size["height"], kept[1] / size["width"])
+
+
+def _probe(transform: Transform, size: int, folder: Path) -> None:
+    """ValueError where the processor's pixels are not those that the model takes, told by one picture."""
+    try:
+        shape = tuple(transform(Image.new("RGB", (size + 7, size + 3))).shape)
+    except Exception as error:
+        raise ValueError(f"the image processor of {folder} fails: {' '.join(str(error).split())[:300]}") from error
+    if shape != (3, size, size):
+        raise ValueError(f"the image processor of {folder} makes pixels {shape}; its model takes (3, {size}, {size})")
+
+
+def _tokenizer(transformers, folder: Path, config):
+    names = ("tokenizer_config.json", "tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model")
+    if not any((folder / name).exists() for name in names):
         if config.model_type == "clip" and config.text_config.vocab_size == 49408:
             return BPE()
-        return Missing(f"{source} has no tokenizer files; put the model's tokenizer.json and tokenizer_config.json there")
+        return Missing(f"{folder} has no tokenizer files; put its tokenizer.json and tokenizer_config.json there")
     try:
-        return Pretrained(transformers.AutoTokenizer.from_pretrained(source, **offline))
-    except (OSError, ImportError, ValueError) as error:
-        return Missing(f"the tokenizer of {source} could not be loaded: {' '.join(str(error).split())[:300]}")
+        offline = {"local_files_only": True, "trust_remote_code": False}
+        return Pretrained(transformers.AutoTokenizer.from_pretrained(folder, **offline))
+    except Exception as error:
+        why = " ".join(str(error).split())[:300] or type(error).__name__
+        why = "it names code of its own, which is not run" if "trust_remote_code" in why else why
+        return Missing(f"the tokenizer of {folder} could not be loaded: {why}")

@@ -73,7 +73,8 @@ def title_and_question(notebook: Path) -> tuple[str, str]:
 def export(nb: nbformat.NotebookNode, title: str) -> str:
     """A notebook as an HTML page that needs no network."""
     nb = copy.deepcopy(nb)
-    nb.cells[0].source = re.sub(r"\[!\[(.*?)\]\(http.*?\)\]", r"[\1]", nb.cells[0].source)  # a badge is fetched, text not
+    # a badge is fetched, text not
+    nb.cells[0].source = re.sub(r"\[!\[(.*?)\]\(http.*?\)\]", r"[\1]", nb.cells[0].source)
     # require.js would only serve widgets, which are gone: an empty script in its place keeps the page off the network
     exporter = nbconvert.HTMLExporter(template_name="lab", embed_images=True, require_js_url="data:text/javascript,")
     return exporter.from_notebook_node(nb, resources={"metadata": {"name": title}})[0]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import nbformat
 
-# The first code cell of every notebook. nibkit's bounds are low: pip adds what is missing and leaves Colab's torch alone.
+# The first code cell of every notebook. nibkit's bounds are low: pip adds what is missing and leaves Colab's torch
+# alone.
 INSTALL = """\
 # @title Install nibkit where it is missing (Colab, this file alone)
 from importlib.util import find_spec
@@ -31,7 +32,9 @@ def repository(pyproject: Path) -> str:
     """OWNER/REPO of the address in pyproject.toml; ValueError where there is none on GitHub."""
     found = ADDRESS.search(pyproject.read_text(encoding="utf-8"))
     if not found:
-        raise ValueError(f'{pyproject} has no line repository = "https://github.com/OWNER/REPO" in [project.urls]; add it')
+        raise ValueError(
+            f'{pyproject} has no line repository = "https://github.com/OWNER/REPO" in [project.urls]; add it'
+        )
     return found[1]
 
 

@@ -19,7 +19,7 @@ def thumbnail(path: Path) -> str:
     """A PNG as a data URI at twice the height at which the overview shows it; "" for a file that is no whole picture."""
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=["PNG"]) as picture:
             picture = picture.convert("RGBA")
             picture.thumbnail((900, 300))
             picture.save(buffer, "PNG", optimize=True)

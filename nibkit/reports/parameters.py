@@ -111,7 +111,7 @@ def _checked(notebook: Path, name: str, value: object, allowed: dict[str, dict])
     if isinstance(value, str) and kind != "str":
         try:
             read = float(value) if kind == "float" else ast.literal_eval(value.title() if kind == "bool" else value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last two: brackets in brackets in brackets
             pass  # still a str, so refused below
     if kind == "float" and type(read) is int:
         read = float(read)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from ..checks import whole
 from ..paths import PACKAGE, SETTINGS, save
+from . import early
 from .clean import clean, export, failure, title_and_question
 from .hashes import code_and_data, fingerprint
 from .index import write_index
@@ -126,7 +127,7 @@ def run_reports(
 ) -> list[dict]:
     """Make the reports of the notebooks in a folder; returns one record per run, in order.
 
-    only, parameters, about: see `plan`, which refuses bad ones before anything runs. jobs: notebooks executed side by side,
+    only, parameters, about: see `plan`; it and `early` refuse bad ones before anything runs. jobs: notebooks side by side,
     each in a process of its own, so that this needs no cluster and no Dask.
     client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They see
     the same checkout and the same `out`, at the same paths.
@@ -137,6 +138,7 @@ def run_reports(
     whole("jobs", jobs)
     notebooks, out = Path(notebooks).resolve(), Path(out).resolve()
     runs = plan(notebooks, only=only, parameters=parameters, about=about)
+    early.check(runs, parameters or ())
     shared = code_and_data(notebooks.parent)
     records, todo = {}, []
     for run in runs:

@@ -30,6 +30,8 @@ def speedups() -> pd.Series:
 
 
 def spread(name: str) -> pd.DataFrame:
-    """How far each metric moves over the settings of an ablation table: (max - min) / mean in percent, a row per data set."""
+    """How far each metric moves over the settings of an ablation table: (max - min) / mean in percent, a row per data
+    set.
+    """
     metrics = table(name).groupby("dataset")[list(HIGHER_IS_BETTER)]
     return 100 * (metrics.max() - metrics.min()) / metrics.mean()

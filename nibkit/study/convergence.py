@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import data
 from ..methods.nib import Bottleneck, Path, bend, exact_rule, gauss, path
+from ..metrics.stats import median_interval
 from ..models import load
 from ..models.towers import ragged
 from .theory import bottlenecks
@@ -137,15 +138,14 @@ def _shown(clip, part: str, scores: Tensor, ids: list[Tensor]) -> list[np.ndarra
     return [row.flatten().cpu().double().numpy() for row in rows]
 
 
-def curve(rows: pd.DataFrame, column: str, draws: int = 2000, seed: int = 0) -> pd.DataFrame:
+def curve(rows: pd.DataFrame, column: str) -> pd.DataFrame:
     """A column's median over pairs, for each layer, part, rule and number of passes (the index).
 
-    Columns: n, COLUMN, COLUMN_low and COLUMN_high (95 % bootstrap interval of the median), COLUMN_p95 (95th percentile).
+    Columns: n, COLUMN, COLUMN_low and COLUMN_high (`stats.median_interval`), COLUMN_p95 (95th percentile).
     """
     found = {}
     for key, values in rows.groupby(INDEX)[column]:
-        medians = np.median(np.random.default_rng(seed).choice(values.to_numpy(), (draws, len(values))), 1)
-        low, high = np.quantile(medians, [0.025, 0.975])
+        low, high = median_interval(values.to_numpy())
         found[key] = {"n": len(values), column: values.median(), f"{column}_low": low, f"{column}_high": high}
         found[key][f"{column}_p95"] = values.quantile(0.95)
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(INDEX).astype({"n": int}).sort_index()

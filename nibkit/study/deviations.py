@@ -7,7 +7,7 @@ numbers, what is said beside it); the corrected form is nibkit's own. Both are r
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from ..metrics.stats import mean_interval
 from ..models.sharing import shared
 from ..scenes import datasets
 from ..scenes.datasets import describe
-from .sanity import spearman
+from .sanity import alike
 
 BATCH = 32  # the published data loader's
 Effects = Iterator[tuple[str, Iterable[float]]]  # what is measured, with its unit, and a value per pair
@@ -60,7 +60,7 @@ class Bench:
 
 
 def _same(one: Iterable[np.ndarray], two: Iterable[np.ndarray]) -> list[float]:
-    return [spearman(a, b) for a, b in zip(one, two)]
+    return [alike(a, b) for a, b in zip(one, two)]
 
 
 # --- the differences, in the order of the table ----------------------------------------------------------------------
@@ -212,7 +212,7 @@ def measure(clip, pairs: Sequence, *, rise_masks: int = 100, few: int = 4) -> pd
     """The size of every difference: columns deviation, measure (with its unit), n, mean, low, high.
 
     pairs: of `scenes-captions` (whose scenes can be described anew for "caption choice"), best more than one BATCH.
-    rise_masks, few: masks of RISE, and the pairs that it is run on (it is slow). low, high: 95 % bootstrap interval of the
+    rise_masks, few: masks of RISE, and the pairs that it is run on (it is slow). low, high: 95 % interval of the
     mean over n pairs (n modules for hooks, n masks for masks). Errors: ValueError.
     """
     if len(pairs) < 2 or few < 1 or rise_masks < 1:

@@ -19,6 +19,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 from ..methods import METHODS
 from ..methods.nib import Bottleneck, Path, gauss
+from ..metrics.stats import relative_difference
 from .textspan import decompose, textspan
 
 # --- COCOA: what makes a picture resemble a corpus rather than a foil? --------------------------------------------
@@ -135,8 +136,7 @@ def _seeded(run: Callable, seed: int) -> list[np.ndarray]:
 
 
 def _differ(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    """Largest difference in units of the largest score."""
-    return max(float(np.abs(a - b).max() / max(np.abs(a).max(), 1e-30)) for a, b in zip(one, other))
+    return max(relative_difference(a, b) for a, b in zip(one, other))
 
 
 def examine(subject: Subject, clip, pixels: Tensor, ids: list[Tensor]) -> pd.DataFrame:

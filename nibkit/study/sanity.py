@@ -3,8 +3,8 @@
     rows = run(clip, data.load("scenes-captions")[:8], {"nib": METHODS["nib"], "centre": METHODS["centre"]})
     verdicts(rows)
 
-A method's map of a pair is compared with the map it gives when one thing is changed. Where the change takes away what the
-map claims to explain, the two must differ; where it is of no account, they must agree (CHECKS).
+A method's map of a pair is compared with the map it gives when one thing is changed. Where the change takes away what
+the map claims to explain, the two must differ; where it is of no account, they must agree (CHECKS).
 
 Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (weights, top down); Hedström et al., Sanity Checks
 Revisited, 2024 (the efficient form: complexity before and after, instead of a similarity at every block).
@@ -23,7 +23,7 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 
 from ..attribution import Attribution, min_max, upsample
-from ..metrics.stats import mean_interval
+from ..metrics.stats import mean_interval, relative_difference, spearman
 from ..models.sharing import shared
 
 PARTS = ("image", "text")
@@ -41,7 +41,7 @@ CHECKS = {
     "weights": Check(0.5, False, "Spearman: all weights shuffled against the trained model"),
     "weights, SSIM": Check(0.5, False, "structural similarity of the same two heat maps"),
     "complexity": Check(0.0, True, "relative rise of the heat map's entropy once all weights are shuffled"),
-    "other pair": Check(0.5, False, "Spearman: a map with another pair's caption (words: another picture) against its own"),
+    "other pair": Check(0.5, False, "Spearman: a map with another caption (words: another picture) against its own"),
     "noise": Check(0.7, True, "Spearman: a little noise on the pixels against none"),
     "noise, top": Check(0.7, True, "share of the highest tenth of places that stays in it under this noise"),
     "seed": Check(0.9, True, "Spearman: another seed"),
@@ -54,7 +54,7 @@ CHECKS = {
 
 
 def depths(names: Sequence[str]) -> dict[str, int]:
-    """Parameter name -> its place in the cascade: 0 behind the blocks, 1 the last block, ..., the highest: the input."""
+    """Parameter name -> its place in the cascade: 0 behind the blocks, 1 the last block, ..., highest: the input."""
     found = {name: re.search(r"\.(\d+)\.", name) for name in names}
     last: dict[str, int] = {}  # of each encoder, told by what stands before the number
     for name, match in found.items():
@@ -92,23 +92,15 @@ def cascade(clip, every: int = 4, seed: int = 0) -> Iterator[tuple[int, object]]
 # --- two maps --------------------------------------------------------------------------------------------------------
 
 
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation of two sets of scores; 1 if they are equal, 0 if only one of them is flat."""
-    a, b = np.ravel(a), np.ravel(b)
-    if np.array_equal(a, b):
-        return 1.0
-    return float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
+def alike(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank correlation of two sets of scores; 1 if they are equal, 0 if only one of them is flat."""
+    return 1.0 if np.array_equal(a, b) else float(spearman(np.ravel(a), np.ravel(b)))
 
 
 def top(a: np.ndarray, b: np.ndarray, share: float = 0.1) -> float:
     """How much of the highest `share` of places in a is in that of b, 0 .. 1."""
     k = int(np.ceil(share * a.size))
     return len(np.intersect1d(np.argsort(-np.ravel(a))[:k], np.argsort(-np.ravel(b))[:k])) / k
-
-
-def deviation(a: np.ndarray, b: np.ndarray) -> float:
-    """Largest difference of two sets of scores, relative to the largest magnitude in a."""
-    return float(np.abs(a - b).max() / max(np.abs(a).max(), np.finfo(np.float32).tiny))
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
@@ -136,21 +128,14 @@ def scores(a: Attribution, part: str, k: int, before: int = 1) -> np.ndarray:
 
 
 def run(
-    clip,
-    pairs: Sequence,
-    methods: Mapping[str, Callable[..., Attribution]],
-    *,
-    every: int = 4,
-    noise: float = 0.3,
-    few: int = 4,
-    seed: int = 0,
+    clip, pairs: Sequence, methods: Mapping[str, Callable], *, every: int = 4, noise: float = 0.3, few: int = 4, seed=0
 ) -> pd.DataFrame:
     """Every check of every method: columns method, check, part ("image" or "text"), blocks, pair, value.
 
     pairs: items with `.id`, `.image` and `.text`, at least two different texts. methods: label -> a function
     (clip, pixels, ids, seed=...) -> Attribution, such as those of METHODS. every: blocks per stage of `cascade`; its
-    stages are the rows of "weights", and `blocks` says how many were shuffled. noise: standard deviation of the noise on
-    the normalised pixels (0.3 is about 20 of 255 grey levels). few: "batch", "threads" and "float64" take so many pairs.
+    stages are the rows of "weights", and `blocks` says how many were shuffled. noise: standard deviation of the noise
+    on the normalised pixels (0.3 is about 20 of 255 grey levels). few: pairs of "batch", "threads" and "float64".
 
     The model and the number of threads are as before when this returns or raises. Errors: ValueError.
     """
@@ -170,8 +155,8 @@ def run(
         with shared():
             return {label: method(clip, pixels, ids, seed=seed) for label, method in methods.items()}
 
-    def note(check: str, before: dict, after: dict, measure=spearman, parts=PARTS, first=0, blocks=0, other=None) -> None:
-        """A row for each map of `after`: pair k of it is pair first + k of `before`, its text pair other[k]'s if given."""
+    def note(check: str, before: dict, after: dict, measure=alike, parts=PARTS, first=0, blocks=0, other=None) -> None:
+        """A row for each map of `after`: pair k of it is pair first + k of `before`, its text that of other[k]."""
         for label, part, k in itertools.product(after, parts, range(len(next(iter(after.values()))))):
             old = scores(before[label], part, other[k] if other and part == "text" else first + k, bos)
             value = measure(old, scores(after[label], part, k, bos))
@@ -191,11 +176,11 @@ def run(
     note("noise, top", own, changed, top, image)
     note("seed", own, maps(seed=seed + 1))
     for k in range(min(few, len(ids))):
-        note("batch", own, maps(pixels=pixels[k : k + 1], ids=ids[k : k + 1]), deviation, first=k)
+        note("batch", own, maps(pixels=pixels[k : k + 1], ids=ids[k : k + 1]), relative_difference, first=k)
     one, two = (_with_threads(n, lambda: maps(clip, pixels[:few], ids[:few])) for n in (1, 2))
-    note("threads", one, two, deviation)
+    note("threads", one, two, relative_difference)
     double = clip.around(copy.deepcopy(clip.model).double())
-    note("float64", maps(double, pixels[:few].double(), ids[:few]), one, deviation)
+    note("float64", maps(double, pixels[:few].double(), ids[:few]), one, relative_difference)
     return pd.DataFrame(rows)
 
 
@@ -209,8 +194,8 @@ def _with_threads(n: int, work: Callable):
 
 
 def verdicts(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
-    """The rows of `run`, a line per (method, check, part): n, value (mean over pairs), low and high (its bootstrap
-    interval), threshold, verdict.
+    """The rows of `run`, a line per (method, check, part): n, value (mean over pairs), low and high (its interval),
+    threshold, verdict.
 
     verdict: "passes" or "fails" where the interval lies on one side of the threshold, "open" where it does not. Of the
     cascade, only its last stage counts.
@@ -219,20 +204,11 @@ def verdicts(rows: pd.DataFrame, level: float = 0.95) -> pd.DataFrame:
     table = []
     for (method, check, part), group in rows[last].groupby(["method", "check", "part"], sort=False):
         threshold, above, _ = CHECKS[check]
-        found = mean_interval(group.value, level)
+        found = mean_interval(group.value, level=level)
         low, high = found["low"], found["high"]
         inside, outside = (low > threshold, high <= threshold) if above else (high < threshold, low >= threshold)
-        table.append(
-            {
-                "method": method,
-                "check": check,
-                "part": part,
-                "n": found["n"],
-                "value": found["mean"],
-                "low": low,
-                "high": high,
-                "threshold": f"{'>' if above else '<'} {threshold:g}",
-                "verdict": "passes" if inside else "fails" if outside else "open",
-            }
-        )
+        row = {"method": method, "check": check, "part": part, "n": found["n"], "value": found["mean"]}
+        row |= {"low": low, "high": high}
+        row["threshold"] = f"{'>' if above else '<'} {threshold:g}"
+        table.append(row | {"verdict": "passes" if inside else "fails" if outside else "open"})
     return pd.DataFrame(table)

@@ -28,6 +28,7 @@ from ..attribution import Attribution
 from ..checks import one_of
 from ..methods import METHODS
 from ..metrics.confidence import confidence
+from ..metrics.stats import relative_difference
 from ..models.sharing import shared
 from ..plots import colour
 from . import efficiency
@@ -248,7 +249,7 @@ def _deviation(clip, run: Callable, dtype: str) -> float:
     got = run(clip).image
     with precision(clip, "float32") as exact:
         want = run(exact).image
-    return float(np.abs(got - want).max() / np.abs(want).max())
+    return relative_difference(want, got)
 
 
 # --- how the cost grows --------------------------------------------------------------------------------------------

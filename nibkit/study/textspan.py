@@ -50,7 +50,9 @@ def decompose(tower: ImageTower, pixels: Tensor) -> Parts:
 
     The CLS row is a sum of what every block adds to it, and the head is linear once LayerNorm's standard deviation is
     held at its value; so the embedding is a sum. As in the paper an attention's output bias is shared evenly among its
-    heads; unlike there, each part is centred by itself and LayerNorm's bias stands alone, which changes no total.
+    heads; unlike there, each part is centred by itself and LayerNorm's bias stands alone, which changes no total. Their
+    code divides the parts of each picture by the norm of its embedding, so that pictures weigh alike; here they have
+    the embedding's own length, and other heads may be picked.
     """
     x = tower.start(tower.rows(pixels)).tokens
     start, heads, mlps = x[:, 0], [], []

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..attribution import Attribution
 from ..methods.nib import Bottleneck, path
+from ..metrics.stats import relative_difference
 from ..models import Clip, openai
 from ..models.towers import State, Tower
 
@@ -248,7 +249,7 @@ def as_open_clip(clip: Clip) -> Clip:
 def difference(a: Attribution, b: Attribution) -> float:
     """Largest difference between two explanations' scores, relative to the largest score of the first (1 = as large)."""
     scores = [np.concatenate([x.image.ravel(), *x.text]) for x in (a, b)]
-    return float(np.abs(scores[0] - scores[1]).max() / np.abs(scores[0]).max())
+    return relative_difference(*scores)
 
 
 def rank_agreement(a: Attribution, b: Attribution) -> pd.DataFrame:
