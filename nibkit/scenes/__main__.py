@@ -48,6 +48,20 @@ def score(args) -> None:
         print(f"wrote {card}")
 
 
+def evidence(args) -> None:
+    from .. import data
+    from ..models import load
+    from . import evidence
+
+    clip = load(str(args.model or "scenes"), device="cpu")
+    print(evidence.summary(evidence.late_evidence(clip, evidence.two_objects(args.pairs))).round(3).to_string())
+    found = evidence.direct_effect(clip, data.load("scenes-objects"))
+    print(
+        f"zero-shot on {found['n']} pictures {found['whole']:.3f}; attention mean-ablated in all blocks but the last four "
+        f"{found['ablated']:.3f}, {found['ablated'] / found['whole']:.1%} of it"
+    )
+
+
 def at_least(least: int):
     """argparse type: an integer >= least."""
 
@@ -82,6 +96,11 @@ def main(argv: list[str] | None = None) -> None:
     job.add_argument("model", type=Path, nargs="?", help="safetensors file (default: the bundled model)")
     job.add_argument("--card", action="store_true", help="also write them into the model card, data/scenes/README.md")
     job.set_defaults(run=score)
+
+    job = jobs.add_parser("evidence", help="print at which blocks a model's tokens hold the evidence, and direct effect")
+    job.add_argument("model", type=Path, nargs="?", help="safetensors file (default: the bundled model)")
+    job.add_argument("--pairs", type=at_least(1), default=40, help="pictures of two objects (default: 40)")
+    job.set_defaults(run=evidence)
 
     args = parser.parse_args(argv)
     try:
