@@ -28,13 +28,15 @@ def test_summary_by_hand():
     assert table.loc[("image", 9), ["n", "mean", "share", "right"]].tolist() == pytest.approx([2, 0.15, 0.5, 0.75])
 
 
-def test_evidence_leaves_the_tokens_of_the_bundled_model_with_depth(scenes):
-    rows = evidence.late_evidence(scenes, evidence.two_objects(8), layers=(0, 9))
-    table = evidence.summary(rows)
+@pytest.mark.parametrize("name, late", [("scenes", True), ("scenes-early", False)])
+def test_where_the_evidence_of_the_bundled_models_is(name, late):
+    clip = nibkit.load(name, device="cpu")
+    table = evidence.summary(evidence.late_evidence(clip, evidence.two_objects(8), layers=(0, 9)))
     assert (table.n == 8).all()
     for tower in ("image", "text"):
         assert table.loc[(tower, 0), "low"] > 0.05
-        assert 0 < table.loc[(tower, 9), "share"] < 0.6
+        share = table.loc[(tower, 9), "share"]
+        assert share > 0.65 if late else share < 0.5
 
 
 def test_direct_effect_is_none_where_nothing_is_ablated_or_all_pictures_are_one(scenes):

@@ -1,22 +1,21 @@
-"""nibkit.scenes: the generator, the shipped sets, the scores and the training loop."""
+"""nibkit.scenes: the generator and the shipped sets."""
 
-import signal
-import subprocess
-import sys
-
-import clip
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageFilter
-from safetensors.torch import load_file
 
-from nibkit import data
 from nibkit.data.captions import words_of
 from nibkit.paths import bundled
 from nibkit.scenes import __main__ as command
-from nibkit.scenes import datasets, drawing, grounds, score, train, world
+from nibkit.scenes import datasets, drawing, grounds, world
 from nibkit.scenes.world import Placed, Scene
+
+
+def claims(text: str) -> frozenset[str]:
+    """What a caption of the shipped sets says is there: object names, and the ground if it ends with one."""
+    grounds = [name for name, phrase in world.GROUNDS.items() if text.endswith(phrase)]
+    return frozenset([*words_of(text, world.FIRST).values(), *grounds])
+
 
 CAT, DOG = Placed("cat", 60, 60, 80), Placed("dog", 160, 160, 80)
 
@@ -76,7 +75,7 @@ def test_captions_are_true_and_leave_out_what_partial_says(partial, left_out):
         scene = world.random_scene(rng, n, names=world.FIRST)
         text, claimed = datasets.describe(scene, rng, partial)
         assert world.is_true(claimed, scene)
-        assert score.claims(text) == claimed, text
+        assert claims(text) == claimed, text
         assert len(claimed & set(scene.names)) == (n - left_out if n > 1 else 1)
 
 
@@ -136,7 +135,7 @@ def test_the_sets_are_balanced_distinct_and_held_out():
     assert len({e.text for e in many}) == len(many)
     assert all(e.claims >= set(e.scene.names) for e in many)
     assert all(
-        e.claims == score.claims(e.text) <= world.facts(e.scene) for e in singles + many + datasets.cat_and_dog()
+        e.claims == claims(e.text) <= world.facts(e.scene) for e in singles + many + datasets.cat_and_dog()
     )
     assert min(e.scene.texture for e in singles + many) >= 2000
 
@@ -155,128 +154,3 @@ def test_a_missing_font_is_a_sentence(tmp_path, capsys):
         command.main(["sprites", "--font", str(tmp_path / "none.ttf")])
     assert stopped.value.code == 2
     assert "none.ttf; install Debian's package fonts-noto-color-emoji" in capsys.readouterr().err
-
-
-# --- the scores ---
-
-
-def test_claims_reads_names_and_ground():
-    assert score.claims("there is an owl, a bus and a tree at night") == {"owl", "bus", "tree", "night"}
-    assert score.claims("a photo of a cat") == {"cat"}
-
-
-def test_zero_shot_by_hand():
-    similarity = np.eye(len(world.FIRST))[[0, 1, 1]]
-    assert score.zero_shot(similarity, ["cat", "dog", "horse"]) == pytest.approx(2 / 3)
-
-
-def test_retrieval_counts_only_captions_of_one_picture():
-    true = np.eye(120, dtype=bool)
-    assert score.retrieval(np.eye(120), true) == (1, 100)
-    assert score.retrieval(-np.eye(120), true) == (0, 100)
-    true[:30] = True  # these hold of every picture, so they say nothing
-    similarity = np.eye(120)
-    similarity[:30] *= -1
-    found, counted = score.retrieval(similarity, true)
-    assert found == 1 and 70 <= counted <= 80
-    similarity[30:75] *= -1  # half of the others miss
-    assert score.retrieval(similarity, true)[0] == pytest.approx(0.5, abs=0.03)
-
-
-def test_discrimination_by_hand():
-    row = np.arange(32.0)  # "cat" lowest, "clock" highest
-    assert score.discrimination(row[None], [["camera", "clock"]]) == 1
-    assert score.discrimination(row[None], [["cat", "clock"]]) == 0.5
-
-
-def test_scores_of_a_known_model_and_its_card(tmp_path, monkeypatch):
-    """An untrained model with an encoder that reads the truth scores 1 everywhere."""
-    torch.manual_seed(0)
-    train.export(train.new_model(), tmp_path / "model.safetensors")
-    model = score.load_openai(tmp_path / "model.safetensors")
-    assert {p.dtype for p in model.parameters()} == {torch.float32} and not model.training
-
-    names = [*world.FIRST, *world.GROUNDS]
-
-    def vector(content):
-        return torch.tensor([float(name in content) for name in names])
-
-    def embed_images(model, pairs):
-        contents = score.picture_contents(pairs.name.removeprefix("scenes-"))
-        return torch.stack([vector({*objects, ground}) for objects, ground in contents])
-
-    def embed_texts(model, texts):
-        return torch.stack([vector(score.claims(t)) for t in texts])
-
-    with monkeypatch.context() as patch:
-        patch.setattr(score, "_embed_images", embed_images)
-        patch.setattr(score, "_embed_texts", embed_texts)
-        measured = score.scores(model)
-    assert measured["zero_shot"] == measured["two_objects"] == 1
-    assert measured["zero_shot_pictures"] == 256 and measured["two_objects_pictures"] == 80
-    assert measured["retrieval"] == 1 and 50 < measured["retrieval_captions"] <= 100
-    card = score.card(tmp_path / "model.safetensors", measured | {"zero_shot": 0.4321})
-    assert "| 43.2% | 256 pictures | 3.1% |" in card
-    assert all(name in card for name in world.FIRST)
-
-
-def test_the_shipped_model_reaches_its_goals_and_its_card_says_what_it_scores():
-    path = bundled("scenes/model.safetensors")
-    measured = score.scores(score.load_openai(path))
-    assert measured["zero_shot"] >= 0.97 and measured["retrieval"] >= 0.80
-    assert bundled("scenes/README.md").read_text(encoding="utf-8") == score.card(path, measured)
-    assert path.stat().st_size <= 25e6
-
-
-def test_embeddings_are_the_librarys_own():
-    torch.manual_seed(0)
-    model, pairs = train.new_model().eval(), data.load("scenes-captions")[:3]
-    texts = [p.text for p in pairs]
-    images, words = score._embed_images(model, pairs, batch=2), score._embed_texts(model, texts)
-    pixels = train.normalise(np.stack([np.asarray(p.image) for p in pairs]))
-    torch.testing.assert_close(images, torch.nn.functional.normalize(model.visual(pixels)))
-    fresh = train.new_model().eval()
-    fresh.load_state_dict(model.state_dict())
-    with torch.no_grad():
-        torch.testing.assert_close(words, torch.nn.functional.normalize(fresh.encode_text(clip.tokenize(texts))))
-
-
-# --- training ---
-
-TRAIN = """
-import os, signal, sys, torch
-from pathlib import Path
-from nibkit.scenes import train
-torch.set_num_threads(1)
-die = sys.argv[2] == "die"
-train.zero_shot = lambda model: os.kill(os.getpid(), signal.SIGKILL) if die else 0.0  # called after each checkpoint
-train.train(Path(sys.argv[1]), train.Recipe(steps=2, finish=1, batch=4, warmup=2), workers=0, every=2)
-"""
-
-
-def run_training(folder, how):
-    command = [sys.executable, "-c", TRAIN, str(folder), how]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
-
-
-def test_training_goes_on_after_a_kill_as_if_nothing_had_happened(tmp_path):
-    assert run_training(tmp_path / "killed", "die").returncode == -signal.SIGKILL
-    saved = torch.load(tmp_path / "killed/checkpoint.pt", weights_only=True)
-    assert saved["step"] == 2 and not (tmp_path / "killed/model.safetensors").exists()
-    resumed, whole = run_training(tmp_path / "killed", "live"), run_training(tmp_path / "whole", "live")
-    assert (resumed.returncode, whole.returncode) == (0, 0), resumed.stderr + whole.stderr
-    assert "step 2 " not in resumed.stdout and "step 2 " in whole.stdout
-    one, two = (load_file(tmp_path / f / "model.safetensors") for f in ("killed", "whole"))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[k], two[k]) for k in one)
-    # the steps after the kill did something, and what is kept is the mean of the two finishes' ends
-    ends = torch.load(tmp_path / "whole/checkpoint.pt", weights_only=True)["ends"]
-    assert len(ends) == 2 and not torch.equal(ends[1]["visual.proj"], saved["model"]["visual.proj"])
-    assert torch.equal(one["visual.proj"], ((ends[0]["visual.proj"] + ends[1]["visual.proj"]) / 2).half())
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
-    recipe = train.Recipe(steps=5)
-    torch.save({"recipe": vars(recipe)}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="belongs to the recipe .*'steps': 5.*; choose another folder or delete it"):
-        train.train(tmp_path, train.Recipe(steps=7))

@@ -47,7 +47,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         from matplotlib.figure import Figure
 
         from .. import load
-        from ..models import NAMES
+        from ..models.openai import ARCHITECTURES
         from ..study import speed
 
         whole("--batch", min(args.batch))
@@ -56,7 +56,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         if args.figure:
             writable("--figure", args.figure, *DRAWN)
         plan = speed.plan(args.methods) if args.methods else speed.PLAN
-        clip = load(args.model, device=args.device, pretrained=args.model not in NAMES or args.model == "scenes")
+        clip = load(args.model, device=args.device, pretrained=args.model not in ARCHITECTURES)
         if args.goals:
             return _goals(clip)
         if args.table2 is not None:

@@ -10,6 +10,7 @@ import torch
 
 from .. import data
 from ..models import load
+from ..models.openai import BUNDLED
 from . import Explorer
 
 
@@ -75,4 +76,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=measure.__doc__)
     parser.add_argument("model", nargs="?", default="scenes", help="scenes, or a name such as ViT-B/32, with random weights")
     model = parser.parse_args().model
-    measure(load(model, pretrained=model == "scenes"))
+    measure(load(model, pretrained=model in BUNDLED))

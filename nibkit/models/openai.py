@@ -130,9 +130,10 @@ def towers(model) -> tuple[ImageTower, TextTower]:
 
 # ---- loading
 
-NAMES = ("scenes", *ARCHITECTURES)
+BUNDLED = {"scenes": "scenes/model.safetensors", "scenes-early": "scenes/early.safetensors"}
+NAMES = (*BUNDLED, *ARCHITECTURES)
 FORMS = {
-    "scenes": "bundled with nibkit",
+    ", ".join(BUNDLED): "bundled with nibkit; data/scenes/README.md tells them apart",
     ", ".join(ARCHITECTURES): f"OpenAI's clip package; downloaded into {CACHE}",
     "FOLDER": "what model.save_pretrained left, one with open_clip_config.json, or one with a single checkpoint file",
     "FILE.pt, FILE.safetensors": "a state dict or JIT archive with OpenAI's key names and widths",
@@ -147,7 +148,7 @@ def matches(name: str, path: Path) -> bool:
 
 def here() -> list[str]:
     """Models whose weights are on this machine."""
-    return ["scenes", *(name for name in ARCHITECTURES if (Path(CACHE) / filename(name)).is_file())]
+    return [*BUNDLED, *(name for name in ARCHITECTURES if (Path(CACHE) / filename(name)).is_file())]
 
 
 def filename(name: str) -> str:
@@ -160,8 +161,8 @@ def of_name(name: str, pretrained: bool):
 
     The package downloads the names of ARCHITECTURES to CACHE and checks their sums.
     """
-    if name == "scenes":
-        return *of_file(bundled("scenes/model.safetensors")), name
+    if name in BUNDLED:
+        return *of_file(bundled(BUNDLED[name])), name
     if name not in ARCHITECTURES:
         path = Path(name.removeprefix("openai:"))
         path = _only_checkpoint(path) if path.is_dir() else path
@@ -192,13 +193,13 @@ def of_file(path: Path, stated: bool = False):
 
     stated: the caller says that OpenAI's code made it; else its widths must, for no weight tells the number of heads.
     """
-    state = read(path)
+    state = _whole(read(path)) if _of_scenes(path) else read(path)
     if any(name.startswith(("vision_model.", "text_model.")) for name in state):
         if (path.parent / "config.json").is_file():
             raise ValueError(f"{path} is a transformers checkpoint: load its folder, nibkit.load({str(path.parent)!r})")
         raise ValueError(f"{path} is a transformers checkpoint without the config.json that belongs beside it")
     if any(name.startswith(("visual.trunk.", "text.", "text_decoder.")) for name in state):
-        raise ValueError(f"{path} is an open_clip checkpoint: say its architecture, nibkit.load('open_clip:ARCH/{path}')")
+        raise ValueError(f"{path} is an open_clip checkpoint: name its ARCH, nibkit.load('open_clip:ARCH/{path}')")
     if "visual.proj" not in state and "visual.attnpool.c_proj.weight" not in state:
         raise ValueError(f"{path} has no 'visual.proj': it is not a checkpoint in OpenAI CLIP's format")
     shape = _shape(state, path)
@@ -211,7 +212,8 @@ def of_file(path: Path, stated: bool = False):
         )
     widths = shape[3] * (1 if isinstance(shape[2], int) else 32), shape[7]
     if any(width < 64 or width % 64 for width in widths):
-        raise ValueError(f"{path} is {widths[0]} and {widths[1]} channels wide, no whole number of heads of 64 channels")
+        wide = f"{widths[0]} and {widths[1]} channels wide"
+        raise ValueError(f"{path} is {wide}, no whole number of heads of 64 channels")
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in CLIP(*shape).state_dict().items()}
     spare = ("input_resolution", "context_length", "vocab_size")  # an archive's numbers
@@ -224,6 +226,14 @@ def of_file(path: Path, stated: bool = False):
 def _of_scenes(path: Path) -> bool:
     """Whether nibkit's own training wrote the file: it says so."""
     return metadata(path).get("model") == "nibkit scenes CLIP"
+
+
+def _whole(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of one of our own files, which leaves out the token rows that are zero and says which it has."""
+    ids, kept = state.pop("token_embedding.ids"), state["token_embedding.weight"]
+    rows = kept.new_zeros(ARCHITECTURES["ViT-B/32"][6], kept.shape[1])
+    rows[ids.long()] = kept
+    return {**state, "token_embedding.weight": rows}
 
 
 def _shape(state: dict[str, torch.Tensor], path: Path) -> tuple:

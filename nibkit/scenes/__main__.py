@@ -1,12 +1,12 @@
 """`python -m nibkit.scenes`: make the bundled world's artwork, evaluation sets and model, and measure the model."""
 
 import argparse
-import json
 from pathlib import Path
 
-from ..paths import bundled
+from ..paths import bundled, save
 from . import datasets
 
+MODELS = {"scenes": "model.safetensors", "scenes-early": "early.safetensors"}  # what nibkit.load calls them -> file
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # where Debian's fonts-noto-color-emoji puts it
 
 
@@ -35,31 +35,20 @@ def train(args) -> None:
 
 
 def score(args) -> None:
-    from . import score
-
-    path = args.model or bundled("scenes/model.safetensors")
-    if not path.is_file():
-        raise FileNotFoundError(f"no model at {path}; `python -m nibkit.scenes train` writes one")
-    measured = score.scores(score.load_openai(path))
-    print(json.dumps(measured, indent=2))
-    if args.card:
-        card = bundled("scenes") / "README.md"
-        card.write_text(score.card(path, measured), encoding="utf-8")
-        print(f"wrote {card}")
-
-
-def evidence(args) -> None:
-    from .. import data
     from ..models import load
-    from . import evidence
+    from . import score, train
 
-    clip = load(str(args.model or "scenes"), device="cpu")
-    print(evidence.summary(evidence.late_evidence(clip, evidence.two_objects(args.pairs))).round(3).to_string())
-    found = evidence.direct_effect(clip, data.load("scenes-objects"))
-    print(
-        f"zero-shot on {found['n']} pictures {found['whole']:.3f}; attention mean-ablated in all blocks but the last four "
-        f"{found['ablated']:.3f}, {found['ablated'] / found['whole']:.1%} of it"
-    )
+    if not args.card:
+        table = score.scores(load(str(args.model or "scenes"), device="cpu"))
+        print(score.markdown(table))
+        return
+    card, blocks = bundled("scenes") / "README.md", {"recipe": f"`{train.Recipe()}`"}
+    for label, file in MODELS.items():
+        table = score.scores(load(label, device="cpu"))
+        path = bundled(f"scenes/{file}")
+        blocks |= {f"weights of {label}": score.weights(path, label), f"scores of {label}": score.markdown(table)}
+    save(card, score.card(card.read_text(encoding="utf-8"), blocks))
+    print(f"wrote {card}")
 
 
 def at_least(least: int):
@@ -92,15 +81,10 @@ def main(argv: list[str] | None = None) -> None:
     job.add_argument("--threads", type=at_least(1), help="CPU threads for torch (default: torch's own)")
     job.set_defaults(run=train)
 
-    job = jobs.add_parser("score", help="print a model's scores on the bundled sets")
-    job.add_argument("model", type=Path, nargs="?", help="safetensors file (default: the bundled model)")
-    job.add_argument("--card", action="store_true", help="also write them into the model card, data/scenes/README.md")
+    job = jobs.add_parser("score", help="print what a model knows and where its evidence is")
+    job.add_argument("model", nargs="?", help="what nibkit.load knows (default: the bundled model)")
+    job.add_argument("--card", action="store_true", help="write both bundled models' into data/scenes/README.md")
     job.set_defaults(run=score)
-
-    job = jobs.add_parser("evidence", help="print at which blocks a model's tokens hold the evidence, and direct effect")
-    job.add_argument("model", type=Path, nargs="?", help="safetensors file (default: the bundled model)")
-    job.add_argument("--pairs", type=at_least(1), default=40, help="pictures of two objects (default: 40)")
-    job.set_defaults(run=evidence)
 
     args = parser.parse_args(argv)
     try:

@@ -39,11 +39,11 @@ def _tokens(clip, ids: torch.Tensor, text: str) -> torch.Tensor:
 def late_evidence(clip, pairs: Sequence[data.Pair], layers: Iterable[int] = (0, 3, 6, 9, 11)) -> pd.DataFrame:
     """How far a cosine falls when what speaks for it becomes background at block l: a row per tower, layer and object.
 
-    image: the patches that an object touches become the mean of those that no object touches, and `fall` is what the cosine
-    of the picture with "a photo of a NAME" loses; `right` says whether, before that, the named object's name beats the
-    other's when instead the *other* object is taken away at this block. text: the token that names the object becomes the
-    mean of the caption's function words, and `fall` is what the cosine of caption and picture loses; `right` is whether it
-    falls. Sign: > 0 is evidence that is still in the tokens that enter the block.
+    image: the patches that an object touches become the mean of those that no object touches; `fall` is what the cosine
+    of the picture with "a photo of a NAME" loses, and `right` whether its name beats the other's when the *other*
+    object is taken away instead. text: the token that names the object becomes the mean of the caption's function
+    words; `fall` is what the cosine of caption and picture loses, and `right` whether it falls. Sign: > 0 is evidence
+    that is still in the tokens that enter the block.
     """
     rows = []
     for pair in pairs:
@@ -73,9 +73,10 @@ def late_evidence(clip, pairs: Sequence[data.Pair], layers: Iterable[int] = (0, 
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """A table of `late_evidence` by tower and layer: n (pairs), mean fall, low and high, share of the lowest layer's, right.
+    """A table of `late_evidence` by tower and layer: n (pairs), mean fall, low and high, its share of the lowest
+    layer's, and right, a share of objects in 0 .. 1.
 
-    A pair's two objects are averaged first; low, high: 95 % bootstrap interval over pairs. right: share of objects, 0 .. 1.
+    A pair's two objects are averaged first; low, high: 95 % bootstrap interval over pairs.
     """
     groups = rows.groupby(["tower", "layer", "pair"])[["fall", "right"]].mean().groupby(["tower", "layer"])
     table = pd.DataFrame({key: {**mean_interval(group.fall), "right": group.right.mean()} for key, group in groups}).T
@@ -86,12 +87,13 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 @torch.no_grad()
 def direct_effect(clip, pairs: Sequence[data.Pair], kept: int = 4) -> dict[str, float]:
-    """Zero-shot accuracy of naming each pair's one object, and with all attention blocks but the last `kept` mean-ablated.
+    """Zero-shot accuracy of naming each pair's one object (of the first 32), and the same with the attention of all
+    blocks but the last `kept` mean-ablated: n, whole, ablated.
 
-    Direct effect as in Gandelsman et al. (2024): what a block's attention adds to the readout row is replaced, in the sum
-    that the embedding is read from, by its mean over the pictures; no other block sees the change.
+    Direct effect as in Gandelsman et al. (2024): what a block's attention adds to the readout row is replaced, in the
+    sum that the embedding is read from, by its mean over the pictures; no other block sees the change.
     """
-    tower, names = clip.image, list(world.OBJECTS)
+    tower, names = clip.image, list(world.FIRST)
     state = tower.state(clip.preprocess([pair.image for pair in pairs]), 0)
     x, here, early = state.tokens, torch.arange(len(pairs)), 0.0
     for number, block in enumerate(tower.blocks):
