@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import os
-import random
 import traceback
 import warnings
 from pathlib import Path

@@ -45,7 +45,8 @@ BOTH = [("a cat, a dog", (), 10), ("a cow", (), 20)]
         ("a.json", '[{"file_name": "1.png", "text": "a cat, a dog"}, {"file_name": "2.png", "text": "a cow"}]'),
         (
             "a.json",
-            '[{"filepath": "1.png", "title": "a cat, a dog"}, {"filename": "2.png", "filepath": "./2.png", "title": "a cow"}]',
+            '[{"filepath": "1.png", "title": "a cat, a dog"}, '
+            '{"filename": "2.png", "filepath": "./2.png", "title": "a cow"}]',
         ),
     ],
 )

@@ -211,5 +211,5 @@ def test_pixels_that_are_no_dense_picture(openai, tmp_path):
     clip = nibkit.load(f"openai:{tmp_path}/x.pt", device="cpu")
     with pytest.raises(ValueError, match=r"pixels are sparse_coo, not dense; give pixels\.to_dense\(\)"):
         clip.embed_image(PIXELS.to_sparse())
-    with pytest.raises(ValueError, match="a picture without pixels is not a picture"):
+    with pytest.raises(ValueError, match="the picture is 0 x 0: it has no pixels"):
         clip.preprocess(Image.new("RGB", (0, 0)))

@@ -152,8 +152,8 @@ class Clip:
         images = [images] if isinstance(images, Image.Image) else list(images)
         if not images:
             raise ValueError("there is no picture; give one or more")
-        if wrong := [i for i in images if not isinstance(i, Image.Image) or not all(i.size)]:
-            what = "picture without pixels" if isinstance(wrong[0], Image.Image) else type(wrong[0]).__name__
+        if wrong := [i for i in images if not isinstance(i, Image.Image)]:
+            what = type(wrong[0]).__name__
             raise ValueError(f"a {what} is not a picture; open one first, such as by PIL.Image.open(path)")
         with plain():
             pixels = torch.stack([self._transform(upright_rgb(i)) for i in images])
