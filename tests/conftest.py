@@ -6,9 +6,6 @@ import pytest
 from near import DEVICE
 
 import nibkit
-from nibkit.models import graphs
-
-graphs.enabled = False  # tests look at blocks at work; test_devices turns it on
 
 
 def there(x):

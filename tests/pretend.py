@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from nibkit.benchmark import batch
-from nibkit.models import devices, graphs
+from nibkit.models import devices
 
 CUDA, CPU = torch.device("cuda:0"), torch.device("cpu")
 aten = torch.ops.aten
@@ -117,7 +117,6 @@ def gpu(free: int = 10**9):
         mock.patch.object(torch.cuda, "empty_cache", lambda: None),
         mock.patch.object(torch.cuda, "synchronize", lambda: None),
         mock.patch.object(torch.Tensor, "pin_memory", lambda self: self),
-        mock.patch.object(graphs, "enabled", False),
         mock.patch.object(devices, "free_bytes", lambda device: free),
         mock.patch.object(
             batch, "ThreadPoolExecutor", partial(ThreadPoolExecutor, initializer=lambda: Mode().__enter__())

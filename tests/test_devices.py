@@ -14,9 +14,9 @@ from nibkit import benchmark
 from nibkit.metrics import localisation, perturbation
 from nibkit.metrics.confidence import confidence
 from nibkit.metrics.contract import Batch
-from nibkit.models import devices, graphs
+from nibkit.models import devices
 from nibkit.models.sharing import shared
-from nibkit.models.towers import Block, State
+from nibkit.models.towers import Block
 from nibkit.study import ablation, convergence, deviations, efficiency, related, sanity, textspan, theory
 
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}, "mfaba": {"steps": 2}}
@@ -254,7 +254,7 @@ def test_a_single_row_that_does_not_fit_is_an_error():
         list(devices.in_parts(3, 3, lambda part: full(None, torch.zeros(part.stop - part.start))))
 
 
-# --- half precision, graphs ------------------------------------------------------------------------------------------
+# --- half precision ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["nib", "gradcam", "xgrad"])
@@ -275,24 +275,3 @@ def test_gradients_in_bfloat16_are_close_and_off_by_default(name, here):
 def test_gradients_dtype_is_checked():
     with pytest.raises(ValueError, match="gradients='float16' is not one of: float32, bfloat16"):
         nibkit.load("scenes", device="cpu", gradients="float16")
-
-
-def test_what_comes_often_and_is_small_is_recorded(away, monkeypatch):
-    clip, pixels, ids = away
-    recorded = []
-    monkeypatch.setattr(graphs, "enabled", True)
-    monkeypatch.setattr(graphs, "_get_current_dispatch_mode", lambda: None)
-    monkeypatch.setattr(graphs, "record", lambda function, inputs: recorded.append(len(inputs[0])) or function)
-    for n, times, new in ((1, 2, 0), (1, 2, 2), (1, 2, 0), (2, 3, 2)):  # blocks 0 .. 8; 9 .. 11 and the head
-        recorded.clear()
-        for _ in range(times):
-            clip.image.encode(pixels[:n]), clip.image.embed(clip.image.state(pixels[:n], 9), 9)
-        assert len(recorded) in (new, new + 1) and set(recorded) <= {n}
-    recorded.clear()
-    with torch.enable_grad():
-        for _ in range(4):
-            clip.image.embed(
-                State(clip.image.state(pixels[:3], 9).tokens.requires_grad_(), torch.zeros_like(ids[0][:1]).expand(3)),
-                9,
-            )
-    assert len(recorded) <= 1  # what leads there without gradients

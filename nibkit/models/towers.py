@@ -6,7 +6,6 @@ patched, so nothing is left behind on the model.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -15,7 +14,6 @@ from torch import Tensor
 
 from ..checks import whole
 from .devices import at_hand, bytes_of, onto
-from .graphs import Graphs
 from .modes import plain
 from .sharing import once, shared
 
@@ -240,14 +238,10 @@ class Tower:
 
     def run(self, state: State, first: int, last: int) -> State:
         """Apply blocks first .. last - 1."""
-        tokens = Graphs.of(self)(("run", first, last), partial(self._run, first, last), *state)
-        return State(tokens, state.readout)
-
-    def _run(self, first: int, last: int, tokens: Tensor, readout: Tensor) -> Tensor:
-        mask = self.mask(State(tokens, readout))
+        tokens, mask = state.tokens, self.mask(state)
         for block in self.blocks[first:last]:
             tokens = block(tokens, mask)
-        return tokens
+        return State(tokens, state.readout)
 
     @torch.no_grad()
     def state(self, inputs, layer: int) -> State:
@@ -286,12 +280,10 @@ class Tower:
 
         Of a tower that runs in half precision too, it is float32: cosines lie close together.
         """
-        return Graphs.of(self)(("embed", layer), partial(self._embed, self.check_layer(layer)), *state)
-
-    def _embed(self, layer: int, tokens: Tensor, readout: Tensor) -> Tensor:
+        self.check_layer(layer)
         with self.differentiated() if torch.is_grad_enabled() else plain():
-            tokens = self._run(layer, len(self.blocks) - 1, tokens, readout)
-            row = self.blocks[-1].at_row(tokens, readout, self.mask(State(tokens, readout)))
+            state = self.run(state, layer, len(self.blocks) - 1)
+            row = self.blocks[-1].at_row(state.tokens, state.readout, self.mask(state))
         with plain():
             embedding = self.head(at_least_single(row))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
