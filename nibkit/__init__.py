@@ -43,7 +43,7 @@ def explain(
     >>> a = explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
     >>> [len(scores) for scores in a.text]  # BOS, two words, EOS
     [4, 4]
-    >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0)?
+    >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0), and is each right to 1 %?
     [True, True]
     """
     METHODS[one_of("method", method, METHODS)].refuse_unused(options)

@@ -90,12 +90,25 @@ class Attribution:
         return upsample(self.image, shape or self.size)
 
     def heatmap(self) -> np.ndarray:
-        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map becomes 0."""
-        return min_max(self.signed_map(), axis=(1, 2))
+        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map, or one of rounding noise (info), becomes 0."""
+        return min_max(self.signed_map(), axis=(1, 2)) * ~self._noise("image")[:, None, None]
 
     def word_scores(self) -> list[np.ndarray]:
-        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does."""
-        return [min_max(t) for t in self.text]
+        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does; 0 as in `heatmap`."""
+        return [min_max(t) * ~noise for t, noise in zip(self.text, self._noise("text"))]
+
+    def notes(self, pair: int = 0) -> dict[str, str]:
+        """What a reader of that pair's scores must know, by side ("image", "text"); a side without a note is left out."""
+        found = {}
+        for side in ("image", "text"):
+            if self._noise(side)[pair]:
+                found[side] = "0 or rounding noise; explain a lower layer"
+            elif f"stopped_{side}" in self.info and self.info[f"stopped_{side}"].iloc[pair] == "fell back":
+                found[side] = "the rule did not add up; this is the published sum"
+        return found
+
+    def _noise(self, side: str) -> np.ndarray:
+        return np.asarray(self.info.get(f"noise_{side}", np.zeros(len(self))), bool)
 
 
 def as_arrays(scores: list[torch.Tensor]) -> list[np.ndarray]:

@@ -17,12 +17,12 @@ from torch import Tensor
 
 from .checks import one_of, whole
 from .methods import METHODS
-from .methods.nib import paths
+from .methods.nib import PARTS, paths
 from .models import Clip
 from .models.modes import plain, recordable
 from .models.towers import Layer, ragged
 
-RULES = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}  # Captum's name -> ours
+RULES = {"riemann_right": "riemann", "gausslegendre": "gauss"} | {rule: rule for rule in PARTS}  # Captum's name -> ours
 
 
 class NIB:
@@ -56,21 +56,21 @@ class NIB:
         """Token scores of B pairs, one entry per input: image (B, T), CLS first, and a list of B texts' (len,).
 
         inputs: (pixels (B, 3, H, W), B 1-D id tensors). method: "riemann_right" (the paper's; `n_steps` nodes),
-        "gausslegendre", or "exact" (nodes until the scores add up to 1 %, at most 64). internal_batch_size: rows that go
-        through an encoder at once. Scores are signed, in units of cosine, summed over the channels;
-        `clip.image.patches(image)` folds them to the patch grid.
+        "gausslegendre", or "exact", "carry" or "norm" (nodes until a pair is certified to 1 %, at most 128; see `nib`).
+        internal_batch_size: rows that go through an encoder at once. Scores are signed, in units of cosine, summed
+        over the channels; `clip.image.patches(image)` folds them to the patch grid.
 
         return_convergence_delta: return (scores, (delta of the image, delta of the text)) instead, (B,) each. As in
-        Captum, delta = sum of the scores - (F(Z) - F(0)).  Errors: ValueError.
+        Captum, delta = sum of the scores - (F(Z) - F(0)); by "carry" or "norm", that part's change. Errors: ValueError.
         """
         pixels, ids = inputs
         rule, n_steps = RULES[one_of("method", method, RULES)], whole("n_steps", n_steps)
         rows = whole("internal_batch_size", internal_batch_size)
         self.clip.check(pixels, ids)
-        options = {"tol": 0.01, "max_passes": 64, "batch_size": rows}
+        options = {"tol": 0.01, "max_passes": 128, "batch_size": rows}
         with plain(grad=True):
             pixels, ids = recordable(pixels), [recordable(i) for i in ids]
-            image, text = paths(self.clip, pixels, ids, self.layer, rule, n_steps, **options)
+            image, text = paths(self.clip, pixels, ids, self.layer, (rule, rule), n_steps, **options)
         scores = image.scores, ragged(text.scores, ids)
         return (scores, (image.delta, text.delta)) if return_convergence_delta else scores
 

@@ -40,11 +40,12 @@ def colour(method: str) -> str | tuple[float, float, float]:
 
 
 GOLDEN = 0.618034  # steps of this part of the colour circle come near to no earlier one
-RULES = {  # NIB's quadrature rules in NIB's colour, the more broken the less they know; the oracle in the controls' grey
+RULES = {  # NIB's quadrature rules in NIB's colour, the more broken the less they know; norm, which the sum lacks, in grey
     "exact": {"color": colour("nib"), "ls": "-"},
     "gauss": {"color": colour("nib"), "ls": "--"},
     "riemann": {"color": colour("nib"), "ls": ":"},
-    "oracle": {"color": colour("centre"), "ls": "-."},
+    "carry": {"color": colour("nib"), "ls": "-."},
+    "norm": {"color": colour("centre"), "ls": "-."},
 }
 
 
@@ -146,8 +147,10 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
 
 
 def style(label: str, method: str) -> dict[str, str]:
-    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it."""
-    return {"color": colour(method), "ls": "-" if label == method else "--"}
+    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it; NIB's
+    carry as in RULES."""
+    variant = label.removeprefix(method).strip()
+    return {"color": colour(method), "ls": {"": "-", "carry": RULES["carry"]["ls"]}.get(variant, "--")}
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:

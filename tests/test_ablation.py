@@ -151,16 +151,18 @@ def test_trend_errors():
 
 
 def test_against_integral(scenes):
-    """The exact rule adds up and agrees with itself; Riemann's gap is the one that nib reports."""
+    """Each integral adds up and agrees with itself; Riemann's gap to the whole one is the one that nib reports."""
     some = data.load("scenes-objects")[:3]
     found = ablation.against_integral(scenes, some, [2, 40], batch=2)
-    exact, sums = found[found.rule == "exact"], found[found.rule == "riemann"]
-    assert len(exact) == 6 and len(sums) == 12
-    assert (exact.gap <= 1).all()
-    assert exact.correlation.to_numpy() == pytest.approx(1)
+    integrals, sums = found[found.rule == found.of], found[found.rule == "riemann"]
+    assert len(integrals) == 12 and len(sums) == 24
+    assert (integrals.gap <= 1).all()
+    assert integrals.correlation.to_numpy() == pytest.approx(1)
     assert set(sums.passes) == {2, 40}
+    finer = sums[sums.part == "image"].pivot_table(index="of", columns="passes", values="correlation", aggfunc="median")
+    assert finer.loc["carry", 40] > finer.loc["exact", 40]
     nib = nibkit.explain(scenes, [p.image for p in some], [p.text for p in some], rule="riemann", steps=2)
-    got = sums[(sums.passes == 2) & (sums.part == "text")]
+    got = sums[(sums.passes == 2) & (sums.part == "text") & (sums.of == "exact")]
     assert got.pair.tolist() == [p.id for p in some]
     assert got.gap.to_numpy() == pytest.approx(100 * nib.info.gap_text / nib.info.change_text.abs(), rel=1e-3)
     assert (got.correlation < 0.9999).all()

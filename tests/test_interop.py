@@ -57,9 +57,9 @@ def test_path_rule_is_captums(golden_clip, golden_pair, method, layer):
         torch.testing.assert_close(text_delta[k : k + 1], want_delta.float(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("method", ["riemann_right", "gausslegendre", "exact"])
+@pytest.mark.parametrize("method", ["riemann_right", "gausslegendre", "exact", "carry", "norm"])
 def test_the_class_gives_the_methods_scores(golden_clip, golden_pair, method):
-    rule = {"riemann_right": "riemann", "gausslegendre": "gauss", "exact": "exact"}[method]
+    rule = {"riemann_right": "riemann", "gausslegendre": "gauss"}.get(method, method)
     a = nibkit.METHODS["nib"](golden_clip, *golden_pair, layer=8, steps=6, rule=rule)
     image, texts = NIB(golden_clip, 8).attribute(golden_pair, n_steps=6, method=method)
     np.testing.assert_array_equal(golden_clip.image.patches(image).cpu().numpy(), a.image)
@@ -78,7 +78,7 @@ def test_convergence_delta_is_signed(golden_clip, golden_pair):
 def test_bad_arguments_are_refused(golden_clip, golden_pair):
     with pytest.raises(ValueError, match="layer=12 is not in 0..11"):
         NIB(golden_clip, 12)
-    with pytest.raises(ValueError, match="method='riemann_left' is not one of: riemann_right, gausslegendre, exact"):
+    with pytest.raises(ValueError, match="method='riemann_left' is not one of: riemann_right, gausslegendre, exact, carry, norm"):
         NIB(golden_clip).attribute(golden_pair, method="riemann_left")
     with pytest.raises(ValueError, match="n_steps=0 is not a whole number >= 1"):
         NIB(golden_clip).attribute(golden_pair, n_steps=0)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from nibkit.paths import bundled
+from nibkit.study import convergence
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,25 +29,15 @@ def test_the_snippets_print_their_answers():
         assert out.getvalue().strip() == printed.strip()
 
 
-def test_the_exact_rules_figures_are_those_of_the_bundled_table():
+def test_the_rules_are_as_near_as_the_readme_says():
     rows = pd.read_csv(bundled("convergence.csv")).query("model == 'scenes'")
-    span = lambda values, digits: f"{values.min():.{digits}f} to {values.max():.{digits}f}"  # noqa: E731
-    at = {key: group.groupby(["layer", "part"]) for key, group in rows.groupby(["rule", "passes"])}
-    ten, twenty = at["exact", 10], at["exact", 20]
-    table = {
-        f"{rows.pair.nunique()} pairs of `scenes`": "10 gradient passes | 20 gradient passes",
-        "gap, median (95th percentile)": " | ".join(
-            f"{span(x.gap.median(), 1)} % ({span(x.gap.quantile(0.95), 1)} %)" for x in (ten, twenty)
-        ),
-        "scores' distance from the integral, median": " | ".join(f"{span(x.error.median(), 0)} %" for x in (ten, twenty)),
-        "correlation with it, median": " | ".join(span(x.correlation.median(), 3) for x in (ten, twenty)),
-    }
-    for head, cells in table.items():
-        assert f"| {head} | {cells} |" in README
-    assert f"its scores are {span(at['riemann', 10].error.median(), 0)} % off in the median" in PROSE
-    low = ten.correlation.median() < 0.995
-    assert list(low[low].index) == [(3, "image"), (9, "image"), (9, "text")]
-    assert (at["oracle", 10].correlation.median()[low] < 0.995).sum() == 2
+    at = convergence.curve(rows, "correlation").correlation
+    for rule, passes, least in (("carry", 21, 0.999), ("exact", 34, 0.998)):
+        assert f"{least:g} in the median at {passes}" in PROSE or f"{least:g} at {passes}" in PROSE
+        reached = at.xs((rule, rule, passes), level=("rule", "of", "passes"))
+        assert len(reached) == 6 and (reached >= least).all()
+    certificates = convergence.certificates(rows)
+    assert (certificates.verdict == "PASS").all() and (certificates.cases > 0).all()
 
 
 def test_the_studys_figures_are_those_of_its_tables():
@@ -57,7 +48,7 @@ def test_the_studys_figures_are_those_of_its_tables():
     places, layers = read("truth_image", "metric", "label"), read("truth_layers", "metric", "label", "layer")
     beaten = read("truth_verdicts", "metric", "label").loc["pointing"].groupby("label").verdict.agg(lambda v: (v == "beats").all())
     pointing = places.loc["pointing"]
-    worse = read("rules", "layer", "metric").loc[(9, "ap")]
+    worse = read("rules", "part", "layer", "metric", "label").loc[("image", 9, "ap", "nib exact")]
     faded = read("forced", "part", "label").loc["image"]
     for sentence in (
         f"{int(pointing.n.max())} named objects, one to a picture",

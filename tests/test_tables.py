@@ -59,13 +59,13 @@ def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
 
 def check_rows(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
     """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine that
-    hardly moves rose or fell, and where the exact rule put its nodes."""
+    hardly moves rose or fell, and where an integral put its nodes."""
     assert list(ours.label) == list(kept.label)
     for drop in ("image_drop", "text_drop"):
         rose = drop.replace("drop", "increase")
         level = (ours[drop] < 0.5) & (kept[drop] < 0.5) & kept[rose].isin([0, 100])
         ours[rose] = ours[rose].mask(level, kept[rose])
-    exact = kept.label.str.contains("exact")
+    exact = kept.label.str.contains("exact|carry")
     for metric in benchmark.METRICS:
         np.testing.assert_allclose(ours[metric][exact], kept[metric][exact], rtol=0.05, atol=0.5, err_msg=metric)
     check(ours[~exact], kept[~exact])
@@ -143,23 +143,18 @@ def test_the_answer_of_03():
 
 
 def test_the_answer_of_04():
-    said = answer("04_num_steps")
-    gaps = [table.set_index(["part", "passes"]).gap for table in sets("04_num_steps", "integral.csv")]
-    (image, text), (image2, text2) = ([f"{gap[part, 20]:.0f}" for part in ("image", "text")] for gap in gaps)
-    assert f"a median of {image} % (objects) and {image2} % (captions) of F(Z) - F(0) in pictures, {text} and {text2} % in texts" in said
-    assert all(gap[part, 200] > 0.9 * gap[part, 20] for gap in gaps for part in ("image", "text"))
-    pairs = sets("04_num_steps", "integral_pairs.csv")
-    first, second = (f"{table[table.rule == 'exact'].passes.median():.0f}" for table in pairs)
-    assert f"a median of {first} and {second} passes" in said
-    moved = [table.set_index(["difference of", "metric"]) for table in sets("04_num_steps", "differences.csv")]
-    steady, exact = ([table.loc[what] for table in moved] for what in ("nib steps=20 - nib steps=10", "nib exact - nib steps=20"))
-    drops = [abs(table.difference[drop]) for table in steady for drop in ("image_drop", "text_drop")]
-    captions = steady[1].loc["text_drop"]
-    assert max(drops) == captions.difference and sorted(drops)[-2] < 0.5
-    assert f"by {captions.difference:.1f} ({captions.low:.1f} to {captions.high:.1f})" in said
-    first, second = (f"{-table.difference['image_drop']:.1f}" for table in exact)
-    assert f"is {first} and {second} points lower than at 20 steps" in said
-    assert all((table.verdict == "open").all() for table in sets("04_num_steps", "trend.csv"))
+    """In pictures more steps go to carry, not to the whole integral, and the metrics show little of it."""
+    for table in sets("04_num_steps", "integral.csv"):
+        found = table.set_index(["of", "part", "passes"])
+        carry, whole = (found.loc[of, "image"] for of in ("carry", "exact"))
+        assert carry.correlation[20] > 0.99 and carry.correlation[200] > carry.correlation[20] - 0.001
+        assert carry.gap[200] < carry.gap[20] < whole.gap[200]
+    for table in sets("04_num_steps", "integral_pairs.csv"):
+        integrals = table[table.rule == table.of]
+        assert (integrals.gap <= 1).mean() > 0.9
+    for table in sets("04_num_steps", "differences.csv"):
+        steady = table[table["difference of"] == "nib steps=20 - nib steps=10"]
+        assert (steady.p_holm > 0.05).all()
 
 
 def test_the_answer_of_05():

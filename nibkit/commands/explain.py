@@ -19,6 +19,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
         python -m nibkit explain photo.jpg "a dog" "a cat" --out map.png           and a picture, a row for each text
         python -m nibkit explain photo.jpg "a dog" --out map.png --boxes           with boxes around what the map marks
         python -m nibkit explain photo.jpg "a dog" --method m2ib --layer 6         another method, another layer
+        python -m nibkit explain photo.jpg "a dog" --rule exact                    NIB's integral in place of its sum
         python -m nibkit explain photo.jpg "a dog" --model ViT-B/32 --json -       all scores as JSON, on the screen
 
     The model sees a square picture: a photo is shrunk and cut to it first, and boxes are in pixels of that picture.
@@ -28,6 +29,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("texts", metavar="TEXT", nargs="+", help='a caption, such as "a dog"')
     parser.add_argument("--method", default="nib", metavar="NAME", help="nib (default), m2ib, rise, gradcam, ...")
     parser.add_argument("--layer", type=int, metavar="L", help="explain the state that enters this block (default: 3/4 up, 9 of 12)")
+    parser.add_argument("--rule", metavar="RULE", help="of nib: riemann (default, as published), gauss, exact, carry or norm")
     parser.add_argument("--model", default="scenes", metavar="NAME", help="what nibkit.load knows (default scenes)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps")
     parser.add_argument("--boxes", action="store_true", help="boxes around what the map marks (Otsu's threshold), largest first")
@@ -41,9 +43,11 @@ def command(parser: argparse.ArgumentParser) -> Run:
         from ..data.pictures import read
 
         photo = read(Path(args.photo))
-        options = {} if args.layer is None else {"layer": args.layer}
+        options = {name: getattr(args, name) for name in ("layer", "rule") if getattr(args, name) is not None}
         method = nibkit.METHODS[one_of("method", args.method, nibkit.METHODS)]
         method.refuse_unused(options)
+        if "rule" in options and "rule" not in method.takes:
+            raise ValueError(f"method {args.method!r} has no use for --rule {args.rule}; it is an option of nib")
         if args.out:
             writable("--out", args.out, *DRAWN)
         if args.json and args.json != "-":
@@ -80,8 +84,11 @@ def _facts(clip, photo, texts: list[str], found, with_boxes: bool) -> list[dict]
         }
         for side in sides:
             if f"change_{side}" in info[k]:
-                sides[side] |= {"F(0)": cosine - info[k].pop(f"change_{side}"), "gap": info[k].pop(f"gap_{side}")}
-        fact = {"caption": texts[k], "F(Z)": cosine, "words": words(clip, ids[k], found.text[k])} | sides | {"info": info[k]}
+                rule, change = info[k].pop(f"rule_{side}"), info[k].pop(f"change_{side}")
+                sides[side] |= {"rule": rule, "change": change, "gap": info[k].pop(f"gap_{side}")}
+                sides[side] |= {"F(0+)" if rule == "carry" else "F(0)": cosine - change} if rule != "norm" else {}
+        fact = {"caption": texts[k], "F(Z)": cosine, "words": words(clip, ids[k], found.text[k])} | sides
+        fact |= {"info": info[k], "notes": found.notes(k)}
         facts.append(fact | ({"boxes": boxes(heatmaps[k])} if with_boxes else {}))
     return facts
 
@@ -95,8 +102,9 @@ def _sentences(fact: dict) -> str:
     ]
     if "gap" in fact["image"]:
         for side in ("image", "text"):
-            change = fact["F(Z)"] - fact[side]["F(0)"]
-            lines.append(f"  {side:<8} scores should add up to {1000 * change:+.1f}, gap {1000 * fact[side]['gap']:.1f}")
+            total, gap = (1000 * fact[side][name] for name in ("change", "gap"))
+            lines.append(f"  {side:<8} scores should add up to {total:+.1f}, gap {gap:.1f}")
+    lines += [f"  note     {side}: {note}" for side, note in fact["notes"].items()]
     if "boxes" in fact:
         lines.append("  boxes    " + ("  ".join(str(box) for box in fact["boxes"]) or "none: the map is flat"))
     return "\n".join(lines)
@@ -119,8 +127,9 @@ def _draw(file: str, clip, photo, found, facts: list[dict], unit: str) -> None:
     )
     for axes, fact, scores in zip(rows, facts, maps):
         plots.picture(axes[0], picture, fact["caption"])
-        plots.overlay(axes[1], picture, scores, limits[0], unit=unit)
-        plots.text(axes[2], fact["words"], limits[1], title=f"cosine {fact['F(Z)']:.3f}")
+        image, text = (fact["notes"].get(side, "") for side in ("image", "text"))
+        plots.overlay(axes[1], picture, scores, limits[0], image, unit)
+        plots.text(axes[2], fact["words"], limits[1], title=f"cosine {fact['F(Z)']:.3f}" + f"; {text}" * bool(text))
         for x0, y0, x1, y1 in fact.get("boxes", []):
             axes[0].add_patch(plt.Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, color="yellow", lw=2))
     fig.savefig(file)

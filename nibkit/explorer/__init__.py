@@ -179,7 +179,7 @@ class Explorer(widgets.HBox):
         for name, control in self._options().items():
             control.disabled = name not in takes
         self.text_layer.disabled = self.layer.disabled
-        self.steps.disabled |= not self.rule.disabled and self.rule.value == "exact"
+        self.steps.disabled |= not self.rule.disabled and self.rule.value not in ("riemann", "gauss")
         for name, *sliders in (row.children for row in self.slots):
             for slider in sliders:
                 slider.disabled = name.value == NOTHING

@@ -114,10 +114,16 @@ def facts(result: Result) -> list[tuple[str, ...]]:
     info = result.attribution.info.iloc[0]
     rows = [("", "picture", "text"), ("F(Z)", f"{result.cosine:.4f}", f"{result.cosine:.4f}")]
     if "change_image" in info:  # NIB's scores are to add up, no other method's
-        changes = [(info[f"change_{side}"], info[f"gap_{side}"]) for side in ("image", "text")]
-        rows.append(("F(0)", *(f"{result.cosine - change:.4f}" for change, _ in changes)))
-        parts = (f"{gap:.4f} ({gap / abs(change or 1e-9):.0%} of F(Z) − F(0))" for change, gap in changes)
-        rows.append(("completeness gap", *parts))
+        sides, rule = ("image", "text"), info.rule_image
+        start = "F(0+)" if rule == "carry" else "F(0)"
+        of = "F(0+) − F(0)" if rule == "norm" else f"F(Z) − {start}"
+        changes = [info[f"change_{side}"] for side in sides]
+        ends = changes if rule == "norm" else [result.cosine - change for change in changes]
+        rows.append((of if rule == "norm" else start, *(f"{end:.4f}" for end in ends)))
+        gaps = zip((info[f"gap_{side}"] for side in sides), changes)
+        rows.append(("completeness gap", *(f"{gap:.4f} ({gap / abs(change or 1e-9):.0%} of {of})" for gap, change in gaps)))
+        if notes := result.attribution.notes():
+            rows.append(("note", *(notes.get(side, "") for side in sides)))
     for name, cosine in result.without.items():
         rows.append((f"F(Z) without the {name}", f"{cosine:.4f} ({cosine - result.cosine:+.4f})", ""))
     return [*rows, ("cost", f"{info.passes:g} passes, {1000 * info.seconds:.0f} ms", "")]

@@ -4,8 +4,9 @@ Every method of nibkit works through these two classes. They read a library's ow
 patched, so nothing is left behind on the model.
 """
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -287,6 +288,13 @@ class Tower:
         with plain():
             embedding = self.head(at_least_single(row))
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+
+    def fed(self, layer: int, normed: Tensor) -> "Tower":
+        """A view of this tower whose block `layer` takes `normed` (B, T, C) for its normalised input; the tower stays as it is."""
+        view = copy.copy(self)
+        view.blocks = [*self.blocks]
+        view.blocks[layer] = replace(self.blocks[layer], norm1=lambda x: normed)
+        return view
 
     def embed_rows(self, rows: State) -> Tensor:
         """The whole encoder from its embedding rows: (B, E)."""

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from ..benchmark.paper import table as paper_table
-from ..methods import METHODS
+from ..methods.nib import path
 from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
 from ..metrics.stats import beside, decided, ends, holm, rank_correlation, resampled, spearman
+from .convergence import shown
+from .theory import bottlenecks
 
 TABLES = {  # option of the method -> its name in the paper's tables, and the tables that vary it
     "steps": ("num_steps", ("table3_num_steps", "table6_num_steps_expanded")),
@@ -77,26 +79,28 @@ def trend(rows: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95, seed: i
 def against_integral(
     clip, pairs: Sequence, steps: Iterable[int], *, layer: int = 9, max_passes: int = 256, batch: int = 16
 ) -> pd.DataFrame:
-    """NIB's Riemann sums of `steps` terms against the integral that they stand for, per pair and encoder.
+    """NIB's Riemann sums of `steps` terms against two integrals: carry, and exact, which is carry and norm.
 
-    pairs: items with `.id`, `.image` and `.text` that can be read. max_passes: of the exact rule.
+    pairs: items with `.id`, `.image` and `.text` that can be read. max_passes: of the integrals, which stop at 1 %.
 
-    Columns: pair, rule ("riemann" or "exact"), part ("image" or "text"), passes (gradient passes per encoder), gap (how
-    far the scores are from adding up to F(Z) - F(0), % of it), correlation (Pearson's, of patch or token scores with
-    the exact rule's).
+    Columns: pair, of ("carry" or "exact"), rule ("riemann", or that integral itself), part ("image" or "text"), passes
+    (gradient passes), gap (how far the scores are from adding up to the integral's change, % of it), correlation
+    (Pearson's, of patch or token scores with the integral's).
     """
     found = []
     for start in range(0, len(pairs), batch):
         chunk = pairs[start : start + batch]
-        inputs = clip.preprocess([pair.image for pair in chunk]), clip.tokenize([pair.text for pair in chunk])
-        exact = METHODS["nib"](clip, *inputs, layer=layer, rule="exact", max_passes=max_passes)
-        sums = [METHODS["nib"](clip, *inputs, layer=layer, rule="riemann", steps=n) for n in steps]
-        for rule, a in [("exact", exact), *(("riemann", a) for a in sums)]:
-            for part in ("image", "text"):
-                table = pd.DataFrame({"pair": [pair.id for pair in chunk], "rule": rule, "part": part})
-                table["passes"] = a.info.passes
-                table["gap"] = 100 * a.info[f"gap_{part}"] / a.info[f"change_{part}"].abs()
-                scores = zip(getattr(a, part), getattr(exact, part))
-                table["correlation"] = [np.corrcoef(x.ravel(), y.ravel())[0, 1] for x, y in scores]
-                found.append(table)
+        pixels, ids = clip.preprocess([pair.image for pair in chunk]), clip.tokenize([pair.text for pair in chunk])
+        for part, bottleneck in bottlenecks(clip, pixels, ids, layer).items():
+            sums = [("riemann", path(bottleneck, "riemann", n)) for n in steps]
+            for of in ("exact", "carry"):
+                integral = path(bottleneck, of, max_passes, 0.01)
+                for rule, one in [(of, integral), *sums]:
+                    table = pd.DataFrame({"pair": [pair.id for pair in chunk], "of": of, "rule": rule, "part": part})
+                    table["passes"] = one.passes.numpy()
+                    gap = 100 * (one.scores.sum(1) - integral.change).abs() / integral.change.abs()
+                    table["gap"] = gap.cpu().numpy()
+                    scores = zip(*(shown(clip, part, x.scores, ids) for x in (one, integral)))
+                    table["correlation"] = [np.corrcoef(x, y)[0, 1] for x, y in scores]
+                    found.append(table)
     return pd.concat(found, ignore_index=True)
