@@ -50,7 +50,9 @@ def _check_device(clip, what: str, tensor: Tensor) -> None:
 
 
 def check_model(clip, model: torch.nn.Module) -> None:
-    """Raise a ValueError with a sentence where a model is of another kind than the Clip's, or not in single precision."""
+    """Raise a ValueError with a sentence where a model is of another kind than the Clip's, or not in single
+    precision.
+    """
     kind = type(clip.model)
     if not isinstance(model, kind):
         raise ValueError(f"a {type(model).__name__} is no {kind.__name__}, which {clip.name} is; load one of its kind")
