@@ -109,7 +109,7 @@ def test_an_unknown_option_names_all_there_are(golden_clip):
 @pytest.mark.parametrize(
     ("image", "text", "sentence"),
     [
-        ("photo.jpg", "a cat", "a str is not a picture; open it first"),
+        ("photo.jpg", "a cat", "a str is not a picture; open one first"),
         (np.zeros((2, 2, 3)), "a cat", "a ndarray is not a picture"),
         ([], [], "there is no picture or no text"),
         (PICTURE, [], "there is no picture or no text"),
