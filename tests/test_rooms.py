@@ -1,4 +1,4 @@
-"""The rooms of the package: what each may import, from the code's own import statements, and how large its parts may be."""
+"""The rooms of the package: what each may import, from the import statements, and how large its parts may be."""
 
 import ast
 from pathlib import Path
