@@ -6,7 +6,8 @@ examples:
   python -m nibkit reports                 make every report that is not up to date
   python -m nibkit reports --help          what a command does, with more examples
 
-Exit codes: 0 done, 1 something failed while running, 2 the command or its input was refused: nothing was run; 130 interrupted.
+Exit codes: 0 done, 1 something failed while running, 2 the command or its input was refused: nothing was run; 130
+interrupted.
 """
 
 import argparse

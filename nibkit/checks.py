@@ -1,4 +1,6 @@
-"""What a caller hands in, checked before work starts: returned as it is wanted, or a ValueError that says what is allowed."""
+"""What a caller hands in, checked before work starts: returned as it is wanted, or a ValueError that says what is
+allowed.
+"""
 
 import math
 import operator
@@ -6,8 +8,8 @@ import re
 from collections.abc import Collection
 from numbers import Real
 
-# How nibkit says no, always in a sentence: bad input (data.DataError among it), files or weights not to be had, an extra
-# that is not installed. The command line, the panel and the fuzz test know these; anything else is a fault.
+# How nibkit says no, always in a sentence: bad input (data.DataError among it), files or weights not to be had, an
+# extra that is not installed. The command line, the panel and the fuzz test know these; anything else is a fault.
 ERRORS = (ValueError, OSError, ImportError)
 PROTOCOLS = ("paper", "corrected")  # as the authors' code computes, and as the paper defines
 
@@ -70,8 +72,8 @@ def in_a_row(what: str, name: object) -> str:
 
 
 def one_line(text: object) -> str:
-    """A text as a row of a table or a screen can hold it: without line breaks, and spelt out what no file can hold (half
-    of an emoji, a byte of a file's name).
+    """A text as a row of a table or a screen can hold it: without line breaks, and spelt out what no file can hold
+    (half of an emoji, a byte of a file's name).
 
     >>> one_line("a cat\\n \\ud83d")
     'a cat \\\\ud83d'

@@ -1,5 +1,5 @@
-"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel; what files are called, and how they
-are written whole.
+"""Where the bundled files are: in data/ of a checkout, or inside the installed wheel; what files are called, and how
+they are written whole.
 """
 
 import contextlib

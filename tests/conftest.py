@@ -1,5 +1,7 @@
 """Fixtures. NIBKIT_DEVICE says where the models are: "cpu" (default), "cuda", or "pretend", the GPU of `pretend`."""
 
+import json
+
 import golden
 import pretend
 import pytest
@@ -61,3 +63,19 @@ def methods_as_they_were():
     yield
     nibkit.METHODS.clear()
     nibkit.METHODS.update(before)
+
+
+@pytest.fixture
+def architectures(tmp_path):
+    """The small architectures under names that open_clip's factory knows, for one test."""
+    import open_clip
+    from test_backends import OPEN_CLIP
+
+    known = dict(open_clip.factory._MODEL_CONFIGS), list(open_clip.factory._MODEL_CONFIG_PATHS)
+    for kind, config in OPEN_CLIP.items():
+        (tmp_path / f"nibkit-{kind.replace(' ', '-')}.json").write_text(json.dumps({"embed_dim": 32, **config}))
+    open_clip.add_model_config(tmp_path)
+    yield
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(known[0])
+    open_clip.factory._MODEL_CONFIG_PATHS[:] = known[1]

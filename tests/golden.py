@@ -1,7 +1,7 @@
 """What the authors' published code computes on a small random CLIP: tests/golden.npz, packed from our own measurements.
 
-The weights are stored byte-shuffled (one plane per byte of a float32) because that compresses; 224 x 224 maps are stored at every
-eighth pixel, from the fourth (`THIN`).
+The weights are stored byte-shuffled (one plane per byte of a float32) because that compresses; 224 x 224 maps are
+stored at every eighth pixel, from the fourth (`THIN`).
 """
 
 import functools

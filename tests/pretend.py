@@ -1,8 +1,8 @@
 """A GPU for machines without one: tensors whose device reads cuda:0 and whose numbers are a CPU's.
 
 What a real GPU would refuse is refused: tensors on two devices, a CPU's generator for a GPU's numbers, `.numpy()`.
-torch's own FakeTensorMode knows such tensors too, but has no numbers, so code that reads one back ends there; nor can it
-go backward without a GPU. To torch's C++ these tensors are on "meta", whose backward pass runs on the CPU.
+torch's own FakeTensorMode knows such tensors too, but has no numbers, so code that reads one back ends there; nor can
+it go backward without a GPU. To torch's C++ these tensors are on "meta", whose backward pass runs on the CPU.
 """
 
 import contextlib

@@ -1,4 +1,6 @@
-"""Every library's own models, small and random: towers, methods, files; and one set of weights in all three libraries."""
+"""Every library's own models, small and random: towers, methods, files; and one set of weights in all three
+libraries.
+"""
 
 import copy
 import functools
@@ -35,7 +37,7 @@ RESNET = {"image_size": 64, "layers": [1, 2, 1, 1], "width": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 4}
 SIGLIP_TEXT = TEXT | {
     "context_length": 12, "no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}
-}  # fmt: skip
+}
 POOL = {"attentional_pool": True, "attn_pooler_heads": 2, "attn_pooler_queries": 4, "output_tokens": True}
 OPEN_CLIP = {
     "vit": {"vision_cfg": VISION, "text_cfg": TEXT},
@@ -53,7 +55,12 @@ OPEN_CLIP = {
         "custom_text": True,
     },
     "siglip": {
-        "vision_cfg": {"image_size": 64, "timm_model_name": "nibkit_test_siglip", "timm_pool": "map", "timm_proj": "none"},
+        "vision_cfg": {
+            "image_size": 64,
+            "timm_model_name": "nibkit_test_siglip",
+            "timm_pool": "map",
+            "timm_proj": "none",
+        },
         "text_cfg": SIGLIP_TEXT,
         "custom_text": True,
     },
@@ -121,7 +128,9 @@ def test_every_method_runs_or_says_why_not(clip, name):
     method, pair = nibkit.METHODS[name], inputs(clip)
     reads_attention = name in ("chefer", "fastig", "saliency", "gae", "legrad", "grad_eclip")
     if reads_attention and clip.image.unattended:
-        with pytest.raises(ValueError, match=f"{name} reads attention, and the image tower of .* (is a ResNet|is pooled by a mean)"):
+        with pytest.raises(
+            ValueError, match=f"{name} reads attention, and the image tower of .* (is a ResNet|is pooled by a mean)"
+        ):
             method(clip, *pair)
         return
     for protocol in ("paper", "corrected"):
@@ -154,24 +163,13 @@ def openai_model(layers=3):
     return shaken(CLIP(32, 64, layers, 128, 16, 77, 49408, 64, 1, 4)).eval()
 
 
-@pytest.fixture
-def architectures(tmp_path):
-    """The small architectures under names that open_clip's factory knows, for one test."""
-    known = dict(open_clip.factory._MODEL_CONFIGS), list(open_clip.factory._MODEL_CONFIG_PATHS)
-    for kind, config in OPEN_CLIP.items():
-        (tmp_path / f"nibkit-{kind.replace(' ', '-')}.json").write_text(json.dumps({"embed_dim": 32, **config}))
-    open_clip.add_model_config(tmp_path)
-    yield
-    open_clip.factory._MODEL_CONFIGS.clear()
-    open_clip.factory._MODEL_CONFIGS.update(known[0])
-    open_clip.factory._MODEL_CONFIG_PATHS[:] = known[1]
-
-
 @pytest.mark.parametrize("kind", OPEN_CLIP)
 def test_open_clips_factory_and_a_saved_file(kind, architectures, tmp_path):
     name = f"nibkit-{kind.replace(' ', '-')}"
     model = shaken(open_clip.create_model(name, pretrained=None)).eval()
-    torch.save({"epoch": 1, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "saved.pt")
+    torch.save(
+        {"epoch": 1, "state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "saved.pt"
+    )
     clip = nibkit.load(f"open_clip:{name}/{tmp_path}/saved.pt", device="cpu")
     pixels, ids = inputs(clip)
     want = library(from_open_clip(kind).around(model), pixels, ids)
@@ -182,9 +180,14 @@ def test_open_clips_factory_and_a_saved_file(kind, architectures, tmp_path):
 
 
 def test_an_open_clip_folder_is_recognised(tmp_path):
-    config = {"model_cfg": {"embed_dim": 32, **OPEN_CLIP["vit"]}, "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3}}
+    config = {
+        "model_cfg": {"embed_dim": 32, **OPEN_CLIP["vit"]},
+        "preprocess_cfg": {"mean": [0.1] * 3, "std": [0.2] * 3},
+    }
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(FileNotFoundError, match="open_clip_config.json and no weights; put open_clip_model.safetensors there"):
+    with pytest.raises(
+        FileNotFoundError, match="open_clip_config.json and no weights; put open_clip_model.safetensors there"
+    ):
         nibkit.load(tmp_path, device="cpu")
     model = open_clip_model("vit")
     torch.save(model.state_dict(), tmp_path / "open_clip_pytorch_model.bin")
@@ -224,7 +227,13 @@ def wordpiece():
     made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
     ends = [("[CLS]", 3), ("[SEP]", 1)]
     made.post_processor = tokenizers.processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    return {"tokenizer_object": made, "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    return {
+        "tokenizer_object": made,
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+    }
 
 
 @pytest.mark.parametrize("make, before", [(unigram, 0), (wordpiece, 1)])
@@ -239,7 +248,9 @@ def test_a_folders_own_tokenizer(tmp_path, make, before):
     a = nibkit.explain(clip, Image.new("RGB", (80, 64), "red"), "a dogs and совы cats")
     found = words(clip, ids, a.text[0])
     unknown = make()["unk_token"]
-    assert [word for word, _ in found] == ["a", "dogs", "and", unknown, "cats"] and pieces.split() == [word for word, _ in found]
+    assert [word for word, _ in found] == ["a", "dogs", "and", unknown, "cats"] and pieces.split() == [
+        word for word, _ in found
+    ]
     assert sum(score for _, score in found) == pytest.approx(a.text[0][before:-1].sum())
 
 
@@ -261,7 +272,9 @@ def test_the_same_weights_as_state_dict_archive_and_in_open_clip(layers, archite
     model = shaken(CLIP(32, 64, layers, *size, 77, 49408, 64, 1, 4)).eval()
     torch.save(model.state_dict(), tmp_path / "state.pt")
     with torch.no_grad():
-        scripted = torch.jit.trace(model, (torch.randn(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.int64)), check_trace=False)
+        scripted = torch.jit.trace(
+            model, (torch.randn(1, 3, 64, 64), torch.ones(1, 77, dtype=torch.int64)), check_trace=False
+        )
     torch.jit.save(scripted, tmp_path / "archive.pt")
     load = functools.partial(nibkit.load, device="cpu", dtype="float64")
     state = load(f"openai:{tmp_path}/state.pt")

@@ -74,8 +74,11 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "options", "sentence"), BAD)
-def test_options_are_refused_by_the_method_and_by_a_benchmark(golden_clip, golden_pair, monkeypatch, name, options, sentence):
-    works = lambda *_: pytest.fail("the work began")  # noqa: E731
+def test_options_are_refused_by_the_method_and_by_a_benchmark(
+    golden_clip, golden_pair, monkeypatch, name, options, sentence
+):
+    def works(*_):
+        return pytest.fail("the work began")
     monkeypatch.setattr(golden_clip, "tokenize", works)
     monkeypatch.setattr(golden_clip, "check", works)
     for refuses in (
@@ -88,7 +91,12 @@ def test_options_are_refused_by_the_method_and_by_a_benchmark(golden_clip, golde
 
 def test_numpy_integers_are_integers(golden_clip):
     options = {"layer": np.int64(8), "steps": np.int32(10), "batch_size": np.int64(3), "tol": np.float32(0.5)}
-    assert nibkit.METHODS["nib"].check(golden_clip, options) == {"layer": (8, 8), "steps": 10, "batch_size": 3, "tol": 0.5}
+    assert nibkit.METHODS["nib"].check(golden_clip, options) == {
+        "layer": (8, 8),
+        "steps": 10,
+        "batch_size": 3,
+        "tol": 0.5,
+    }
     assert nibkit.METHODS["gradcam"].check(golden_clip, {"layer": np.int64(8), "seed": 1}) == {"layer": (9, 9)}
 
 
@@ -101,7 +109,7 @@ def test_an_unknown_option_names_all_there_are(golden_clip):
 @pytest.mark.parametrize(
     ("image", "text", "sentence"),
     [
-        ("photo.jpg", "a cat", "a str is not a picture; open it first"),
+        ("photo.jpg", "a cat", "a str is not a picture; open one first"),
         (np.zeros((2, 2, 3)), "a cat", "a ndarray is not a picture"),
         ([], [], "there is no picture or no text"),
         (PICTURE, [], "there is no picture or no text"),
@@ -117,7 +125,9 @@ def test_explain_takes_pictures_and_texts(golden_clip, image, text, sentence):
 
 def test_any_iterable_of_pictures_and_texts_will_do(golden_clip):
     texts = ["a cat", "a dog"]
-    assert [i.tolist() for i in golden_clip.tokenize(t for t in texts)] == [i.tolist() for i in golden_clip.tokenize(texts)]
+    assert [i.tolist() for i in golden_clip.tokenize(t for t in texts)] == [
+        i.tolist() for i in golden_clip.tokenize(texts)
+    ]
     both = golden_clip.similarity((PICTURE for _ in texts), (t for t in texts))
     torch.testing.assert_close(both, golden_clip.similarity([PICTURE] * 2, texts))
 
@@ -133,7 +143,10 @@ def test_pixels_and_ids_fit_the_model(golden_clip, golden_pair):
         (lambda: nibkit.METHODS["random"](golden_clip, broken, ids), "pixels hold 3 values that are not finite"),
         (lambda: golden_clip.embed_image(pixels[:0]), "pixels are of no picture"),
         (lambda: golden_clip.embed_text([]), "ids must be a list of 1-D int64 tensors, not empty"),
-        (lambda: golden_clip.embed_text(torch.stack([strange])), "ids must be a list of 1-D int64 tensors, not one tensor"),
+        (
+            lambda: golden_clip.embed_text(torch.stack([strange])),
+            "ids must be a list of 1-D int64 tensors, not one tensor",
+        ),
         (lambda: golden_clip.embed_text([ids[0], strange]), r"ids\[1\] holds -3; this vocabulary is 0\.\."),
         (lambda: golden_clip.embed_text([strange.abs() * 9]), r"ids\[0\] holds 444663; this vocabulary is 0\.\."),
         (lambda: golden_clip.embed_text(["a cat", None]), "None is a NoneType, not a text"),

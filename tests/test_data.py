@@ -172,7 +172,10 @@ def test_check_has_a_row_for_each_pair_of_a_repeated_id(tmp_path):
     assert list(table.problem != "") == [False, False, True, True] + [False] * 5
     assert list(table.width) == [8] * 5 + [4] + [8] * 3
     said = check.report("tiny", table).splitlines()
-    assert said[:2] == ["tiny: 9 pairs, 7 can be scored", "pictures: 9 readable, 0 unreadable; from 4 x 3 to 8 x 6 pixels"]
+    assert said[:2] == [
+        "tiny: 9 pairs, 7 can be scored",
+        "pictures: 9 readable, 0 unreadable; from 4 x 3 to 8 x 6 pixels",
+    ]
     assert said[-1] == f"  tiny-imagenet/val_9: {check.REPEATED}" and "a run refuses the whole set" in check.REPEATED
     drawn = np.asarray(check.sheet(pairs, table)).astype(int)[165:227]  # under the first eight thumbnails
     red = (drawn[..., 0] - drawn[..., 2] > 60).reshape(62, 8, 160).any(axis=(0, 2))
@@ -191,7 +194,8 @@ def test_tiny_imagenet_without_a_word_or_without_val(tmp_path):
 
 def test_karpathys_form_takes_the_test_part(tmp_path):
     picture(tmp_path / "val2014/b.png", 7)
-    say = lambda *texts: [{"raw": text, "tokens": text.split()} for text in texts]  # noqa: E731
+    def say(*texts):
+        return [{"raw": text, "tokens": text.split()} for text in texts]
     images = [
         {"filename": "a.png", "split": "train", "sentences": say("x")},
         {"filename": "b.png", "filepath": "val2014", "split": "test", "sentences": say("A dog.", "A cat.")},
@@ -221,7 +225,11 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
     rows = [["image", "text", "mask", "objects", "boxes"]]
     rows += [["1.png", "a cat and a dog", "labels.png", "cat dog", ""], ["1.png", "a cat", "bit.png", "", ""]]
     rows += [["1.png", "a cat", "", "", "[[0, 0, 2, 1], [7.0, 4, 8, 6]]"], ["1.png", "a cat", "", "", "0 0 9 1"]]
-    rows += [["1.png", "a cat", "", "", "1 2 3"], ["1.png", "a cat", "small.png", "", ""], ["1.png", "a cat", "", "", ""]]
+    rows += [
+        ["1.png", "a cat", "", "", "1 2 3"],
+        ["1.png", "a cat", "small.png", "", ""],
+        ["1.png", "a cat", "", "", ""],
+    ]
     pairs = data.load(write_csv(tmp_path / "pairs.csv", *rows))
     assert pairs[0].words == {1: "cat", 4: "dog"}
     assert {name: int(mask.sum()) for name, mask in pairs[0].masks.items()} == {"cat": 3, "dog": 8}
@@ -230,7 +238,11 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
     assert np.array_equal(pairs[1].masks["object"], labels > 0)
     boxed = pairs[2].masks["object"]
     assert boxed.sum() == 4 and boxed[0, :2].all() and boxed[4:, 7].all()
-    for k, message in [(3, "row 4: the box 0 0 9 1 is not inside its picture of 8 x 6"), (4, "four numbers each"), (5, "3 x 3")]:
+    for k, message in [
+        (3, "row 4: the box 0 0 9 1 is not inside its picture of 8 x 6"),
+        (4, "four numbers each"),
+        (5, "3 x 3"),
+    ]:
         with pytest.raises(data.DataError, match=message):
             _ = pairs[k].masks
     assert pairs[6].masks == {}
@@ -247,21 +259,37 @@ def test_masks_and_boxes_of_a_csv(tmp_path):
         ("a.csv", "image,text\n/a.png,b", "row 1 names '/a.png', outside"),
         ("a.csv", "image,text,mask\na.png,b,../m.png", "row 1 names '../m.png', outside"),
         ("a.csv", b"image,text\n\x81,b", "line 2 is neither UTF-8 nor Windows' cp1252; save it as UTF-8"),
-        ("a.csv", "image,text\nok.png,b\na.png,a cat, a dog", 'row 2 has 3 cells, the head 2; put captions with commas in "quotes"'),
+        (
+            "a.csv",
+            "image,text\nok.png,b\na.png,a cat, a dog",
+            'row 2 has 3 cells, the head 2; put captions with commas in "quotes"',
+        ),
         ("a.csv", "image,text,text\na.png,b,c", "has 2 columns of one name, text, text; leave one of each"),
-        ("a.csv", 'image,text\na.png,"a cat\nb.png,a dog\n', "behind line 1: unexpected end of data; close every quote"),
+        (
+            "a.csv",
+            'image,text\na.png,"a cat\nb.png,a dog\n',
+            "behind line 1: unexpected end of data; close every quote",
+        ),
         ("a.json", '[{"image": "../a.png", "caption": "b"}]', "entry 1 names '../a.png', outside"),
-        ("a.json", '{"images": [{"filename": "a.png", "filepath": "/etc", "caption": "a"}]}', "entry 1 names '/etc/a.png', outside"),
+        (
+            "a.json",
+            '{"images": [{"filename": "a.png", "filepath": "/etc", "caption": "a"}]}',
+            "entry 1 names '/etc/a.png', outside",
+        ),
         ("a.json", "[1", "cannot be read as JSON"),
         ("a.json", "[1]", "is neither a list of"),
         ("a.json", "[" * 100_000, "cannot be read as JSON"),
         ("a.json", '[{"image": "a.png", "caption": 5}]', "a.json: entry 1: a caption is 5, not a string"),
         ("a.json", '[{"image": "a.png", "caption": "a"}, {"caption": ["a", 0]}]', "entry 2: a caption is 0, not"),
-        ("a.json", '[{"image": "a.png", "caption": {"raw": "a"}}]', 'entry 1: a caption is {\'raw\': \'a\'}, not a string'),
-        ("a.json", '[{"image": "a.png", "sentences": ["a"]}]', 'entry 1: "sentences" is not a list of {"raw": caption}'),
+        ("a.json", '[{"image": "a.png", "caption": {"raw": "a"}}]', "entry 1: a caption is {'raw': 'a'}, not a string"),
+        (
+            "a.json",
+            '[{"image": "a.png", "sentences": ["a"]}]',
+            'entry 1: "sentences" is not a list of {"raw": caption}',
+        ),
         ("a.json", '[{"image": "a.png", "sentences": {"raw": "a"}}]', '"sentences" is not a list'),
-        ("a.json", '[{"image": "a.png", "sentences": [{"raw": ["a"]}]}]', 'a caption is \\[\'a\'\\], not a string'),
-        ("a.json", '[{"image": ["a.png"], "caption": "a"}]', 'entry 1: "image" is \\[\'a.png\'\\], not a string'),
+        ("a.json", '[{"image": "a.png", "sentences": [{"raw": ["a"]}]}]', "a caption is \\['a'\\], not a string"),
+        ("a.json", '[{"image": ["a.png"], "caption": "a"}]', "entry 1: \"image\" is \\['a.png'\\], not a string"),
         ("a.json", '[{"filename": 5, "caption": "a"}]', 'entry 1: "filename" is 5'),
         ("a.json", '{"dataset": 5, "images": []}', 'a.json: "dataset" is 5'),
         ("a.doc", "a", "is neither a folder nor a list of pairs: .csv, .tsv, .txt, .jsonl, .ndjson, .json, .tar"),
@@ -274,7 +302,9 @@ def test_a_bad_list_is_refused_before_work_starts(tmp_path, file, content, messa
 
 
 def test_captions_with_commas_quotes_and_lines_are_read_whole(tmp_path):
-    (tmp_path / "a.csv").write_text('image,text,,\na.png,"a ""big"" cat, a dog\nand a cow",,\na.png,a "big" cat,,\na.png\n')
+    (tmp_path / "a.csv").write_text(
+        'image,text,,\na.png,"a ""big"" cat, a dog\nand a cow",,\na.png,a "big" cat,,\na.png\n'
+    )
     assert [p.text for p in data.load(tmp_path / "a.csv")] == ['a "big" cat, a dog\nand a cow', 'a "big" cat', ""]
 
 
@@ -291,7 +321,9 @@ def test_an_empty_caption_gives_way_to_sentences(tmp_path):
 
 def test_null_in_a_json_list_is_as_not_there(tmp_path):
     picture(tmp_path / "a.png", 4)
-    entries = [{"filename": "a.png", "filepath": None, "image": None, "caption": ["a cat", None, "a dog"], "split": None}]
+    entries = [
+        {"filename": "a.png", "filepath": None, "image": None, "caption": ["a cat", None, "a dog"], "split": None}
+    ]
     entries += [{"image": "a.png", "caption": None, "sentences": None}]
     entries += [{"image": "a.png", "sentences": [{"raw": None}, {"raw": "a cow"}]}]
     (tmp_path / "a.json").write_text(json.dumps({"dataset": None, "images": entries}))
@@ -311,20 +343,30 @@ def test_a_linked_folder_and_a_roundabout_path_stay_inside(tmp_path):
     picture(tmp_path / "disk/1.png", 3)
     (tmp_path / "set").mkdir()
     (tmp_path / "set/pictures").symlink_to(tmp_path / "disk")
-    rows = [["image", "text"], ["pictures/1.png", "a"], ["pictures/../pictures/1.png", "b"], [str(tmp_path / "set/pictures/1.png"), "c"]]
+    rows = [
+        ["image", "text"],
+        ["pictures/1.png", "a"],
+        ["pictures/../pictures/1.png", "b"],
+        [str(tmp_path / "set/pictures/1.png"), "c"],
+    ]
     assert reds(data.load(write_csv(tmp_path / "set/a.csv", *rows))) == [3, 3, 3]
 
 
 def test_no_such_dataset(tmp_path):
     with pytest.raises(ValueError, match="none.csv' is not known; there are scenes-objects"):
         data.load(tmp_path / "none.csv")
-    with pytest.raises(data.DataError, match=r"holds none of captions.csv, metadata.csv, .*, en_val.json, words.txt, \*.tar: it is not a dataset"):
+    with pytest.raises(
+        data.DataError,
+        match=r"holds none of captions.csv, metadata.csv, .*, en_val.json, words.txt, \*.tar: it is not a dataset",
+    ):
         data.load(tmp_path)
 
 
 def test_a_name_too_long_for_a_file_costs_its_own_pair_alone(tmp_path):
     picture(tmp_path / "a.png", 3)
-    pairs = data.load(write_csv(tmp_path / "a.csv", ["image", "text"], ["x" * 300 + ".png", "a cat"], ["a.png", "a dog"]))
+    pairs = data.load(
+        write_csv(tmp_path / "a.csv", ["image", "text"], ["x" * 300 + ".png", "a cat"], ["a.png", "a dog"])
+    )
     assert reds(pairs[1:]) == [3]
     with pytest.raises(data.DataError, match="x.png cannot be read as a picture: File name too long"):
         _ = pairs[0].image
@@ -344,7 +386,9 @@ def test_discover_finds_the_papers_sets_one_folder_down(tmp_path):
         "rsicd": "rs/rsicd.csv",
     }
     assert list(data.discover(tmp_path / "tiny-imagenet-200")) == ["tiny-imagenet"]
-    with pytest.raises(data.DataError, match=r"not a dataset; in it are \S+/cc.csv \(conceptual_captions\), .*: give one of them"):
+    with pytest.raises(
+        data.DataError, match=r"not a dataset; in it are \S+/cc.csv \(conceptual_captions\), .*: give one of them"
+    ):
         data.load(tmp_path)
     write_csv(tmp_path / "sets/train/metadata.csv", ["image", "text"])
     with pytest.raises(data.DataError, match="it is not a dataset; in it are \\S+/sets/train: give one of them"):
@@ -366,8 +410,10 @@ def test_discover_finds_the_papers_sets_one_folder_down(tmp_path):
 
 @pytest.fixture(scope="module")
 def several():
-    """Pairs with the captions of all, the picture that cannot be read among them, in a set larger than a batch of 32."""
-    singles = [p for p in data.load("scenes-objects")[:34]]
+    """Pairs with the captions of all, the picture that cannot be read among them, in a set larger than a batch of
+    32.
+    """
+    singles = list(data.load("scenes-objects")[:34])
     captions = ("a photo of a dog", "a photo of a cat", "", "dog " * 90, "a photo of a bus")
 
     def broken():

@@ -43,7 +43,13 @@ def test_a_row_for_every_pair(folder):
     assert list(table.width.fillna(0)) == [60, 0, 0, 0, 60, 60, 60, 60]
     assert list(table.tokens.iloc[[0, 4, 5]]) == [4, 2, 78]
     assert list(table.masks) == [1, 0, 0, 0, 0, 0, 0, 0]
-    endings = ["", "the file is empty", "No such file or directory", "fill it in or take it out", "the caption is empty"]
+    endings = [
+        "",
+        "the file is empty",
+        "No such file or directory",
+        "fill it in or take it out",
+        "the caption is empty",
+    ]
     endings += ["the caption has 78 tokens, more than 77", "its picture 60 x 40; make them one size", ""]
     assert [p.endswith(e) and bool(p) == bool(e) for p, e in zip(table.problem, endings)] == [True] * 8
     assert table[["too_long", "blank", "marked_up", "beyond_ascii"]].sum().tolist() == [1, 1, 1, 1]
@@ -68,7 +74,10 @@ def test_a_sound_set_ends_well(capsys):
     assert cli.main(["datasets", "check", "cat-and-dog"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "cat-and-dog: 3 pairs, 3 can be scored"
-    assert "masks: 6, on 3 pairs" in said and "captions: 3; the longest of each pair has 4 to 7 tokens (median 4) of 77" in said
+    assert (
+        "masks: 6, on 3 pairs" in said
+        and "captions: 3; the longest of each pair has 4 to 7 tokens (median 4) of 77" in said
+    )
 
 
 def test_what_is_no_dataset_is_refused(tmp_path, capsys):
@@ -85,14 +94,21 @@ def test_data_of_12_bits_are_nearly_black_and_said_to_be(tmp_path, capsys):
     assert list(check(data.load(tmp_path / "a.csv")).brightest) == [16, 255, 255]
     assert cli.main(["datasets", "check", str(tmp_path / "a.csv")]) == 0
     said = capsys.readouterr().out
-    assert "pictures nearly black, no value above 16 of 255: 1, a/0000; if they are data of 12 bits in files of 16, save" in said
+    assert (
+        "pictures nearly black, no value above 16 of 255: 1, a/0000; if they are data of 12 bits in files of 16, save"
+        in said
+    )
 
 
 def test_half_an_emoji_is_a_problem_of_its_own_pair(tmp_path, capsys):
     Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
-    (tmp_path / "a.json").write_text(r'[{"image": "a.png", "caption": "a \ud83d"}, {"image": "a.png", "caption": ["a \ud83d", "a cat"]}]')
+    (tmp_path / "a.json").write_text(
+        r'[{"image": "a.png", "caption": "a \ud83d"}, {"image": "a.png", "caption": ["a \ud83d", "a cat"]}]'
+    )
     table = check(data.load(tmp_path / "a.json"))
-    assert [problem[:34] for problem in table.problem] == ["the caption holds half of a sign (", ""] and list(table.tokens) == [0, 4]
+    assert [problem[:34] for problem in table.problem] == ["the caption holds half of a sign (", ""] and list(
+        table.tokens
+    ) == [0, 4]
     assert cli.main(["datasets", "check", str(tmp_path / "a.json"), "--out", str(tmp_path / "sheet.png")]) == 1
     assert "2 pairs, 1 can be scored" in capsys.readouterr().out
 

@@ -165,7 +165,7 @@ def theories(clip, pixels, ids, pairs):
 
 def published(clip, pixels, ids, pairs):
     for name in efficiency.PUBLISHED:
-        options = {k: v for k, v in QUICK.get(name, {}).items()}
+        options = dict(QUICK.get(name, {}))
         yield efficiency.published(clip, name, pixels[:1], ids[:1], **options)
 
 

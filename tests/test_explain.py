@@ -88,7 +88,10 @@ LONG = "dog " * 100
         (["broken.png", "a dog"], "broken.png cannot be read as a picture"),
         (["photo.png", " "], "a text is empty; give a caption"),
         (["photo.png", "a \ud83d cat"], "holds half of a sign"),
-        (["photo.png", "a cat", "--json", "/dev/full"], "--json /dev/full cannot be written (it is a pipe or a device); name another"),
+        (
+            ["photo.png", "a cat", "--json", "/dev/full"],
+            "--json /dev/full cannot be written (it is a pipe or a device); name another",
+        ),
         (["photo.png", "a cat", "--out", "pipe.png"], "--out pipe.png cannot be written (it is a pipe or a device)"),
         (["pipe.png", "a cat"], "pipe.png cannot be read as a picture: it is a pipe or a device"),
         (["photo.png", LONG], "has 102 tokens; this model reads at most 77: shorten it"),
@@ -118,13 +121,20 @@ def test_bad_input_is_refused_with_a_sentence(photo, capsys, arguments, sentence
     "arguments, sentence",
     [
         (["datasets", "check", "cat-and-dog", "--out", "sheet.xyz"], "--out sheet.xyz does not end in one of: .png"),
-        (["datasets", "check", "cat-and-dog", "--out", "photo.png/sheet.png"], "--out photo.png/sheet.png cannot be written"),
-        (["bench", "--model", "scenes", "--figure", "cost.foo"], "--figure cost.foo does not end in one of: .png, .svg, .pdf"),
+        (
+            ["datasets", "check", "cat-and-dog", "--out", "photo.png/sheet.png"],
+            "--out photo.png/sheet.png cannot be written",
+        ),
+        (
+            ["bench", "--model", "scenes", "--figure", "cost.foo"],
+            "--figure cost.foo does not end in one of: .png, .svg, .pdf",
+        ),
         (["convergence", "photo.png/y.csv"], "CSV photo.png/y.csv cannot be written"),
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused_before_the_work(photo, capsys, monkeypatch, arguments, sentence):
-    works = lambda *_, **__: pytest.fail("the work began")  # noqa: E731
+    def works(*_, **__):
+        return pytest.fail("the work began")
     monkeypatch.setattr("nibkit.data.check.check", works)
     monkeypatch.setattr(nibkit, "load", works)
     monkeypatch.setattr(convergence, "bundle", works)

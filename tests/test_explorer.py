@@ -138,7 +138,9 @@ def test_facts_are_the_cosine_the_closed_bottleneck_and_the_gap(undrawn, panel, 
     assert f"{scenes.similarity(pixels, ids).item():.4f}" in rows
     for (tower, x), target, side in zip(towers, reversed(embeddings), ("image", "text")):
         state = tower.state(x, 9)
-        closed = torch.nn.functional.cosine_similarity(tower.embed(State(0 * state.tokens, state.readout), 9), target).item()
+        closed = torch.nn.functional.cosine_similarity(
+            tower.embed(State(0 * state.tokens, state.readout), 9), target
+        ).item()
         gap = nibkit.explain(scenes, picture, TEXT).info[f"gap_{side}"][0]
         assert f"<td>{closed:.4f}</td>" in rows and f"<td>{gap:.4f} (" in rows
     panel.method.value = "chefer"
@@ -160,7 +162,12 @@ def test_controls_that_a_method_ignores_are_disabled(undrawn, panel, monkeypatch
 
 def test_units_and_raw_range_are_on_the_map(panel, monkeypatch):
     monkeypatch.setattr(explorer, "FEWER", {"rise": {"masks": 8, "text_masks": 8}})
-    for method, unit in (("nib", "cosine / patch"), ("m2ib", "nats / patch"), ("rise", "cosine / pixel"), ("random", "no unit")):
+    for method, unit in (
+        ("nib", "cosine / patch"),
+        ("m2ib", "nats / patch"),
+        ("rise", "cosine / pixel"),
+        ("random", "no unit"),
+    ):
         panel.method.value = method
         for panel.view.value in ("signed", "heat"):
             _, axes, bar = panel._draw(panel.result()).axes
@@ -189,7 +196,8 @@ def test_words_are_joined_coloured_and_escaped(panel, scenes):
     assert "skateboarding" in [word for word, _ in words] and "startoftext" not in panel.words.value
     assert all(f"{score:+.4f}" in panel.words.value for _, score in words)
     highest = max(words, key=lambda w: abs(w[1]))
-    assert f"background: {'#67001f' if highest[1] > 0 else '#053061'}" in panel.words.value  # the ends of the colour map
+    # the ends of the colour map
+    assert f"background: {'#67001f' if highest[1] > 0 else '#053061'}" in panel.words.value
 
 
 def test_the_editor_asks_counterfactual_questions(panel, scenes, picture):
@@ -197,7 +205,8 @@ def test_the_editor_asks_counterfactual_questions(panel, scenes, picture):
     panel.picture.value = DRAWN
     assert panel.editor.layout.display == ""
     assert panel.scene() == world.CAT_AND_DOG and np.array_equal(world.render(panel.scene())[0], picture)
-    ask = lambda scene: scenes.similarity(world.render(scene)[0], TEXT).item()  # noqa: E731
+    def ask(scene):
+        return scenes.similarity(world.render(scene)[0], TEXT).item()
     without = {name: ask(world.counterpart(world.CAT_AND_DOG, name)) for name in ("cat", "dog")}
     assert panel.result().without == pytest.approx(without, abs=1e-5)
     assert f"F(Z) without the cat</th><td>{without['cat']:.4f} (" in panel.facts.value
@@ -208,7 +217,12 @@ def test_the_editor_asks_counterfactual_questions(panel, scenes, picture):
     assert panel.result().cosine == pytest.approx(without["cat"], abs=1e-5)
     name.value, across.value, panel.ground.value = "horse", 150, "night"
     scene = panel.scene()
-    assert (scene.ground, scene.objects[0].name, scene.objects[0].x, scene.names) == ("night", "horse", 150, ("horse", "dog"))
+    assert (scene.ground, scene.objects[0].name, scene.objects[0].x, scene.names) == (
+        "night",
+        "horse",
+        150,
+        ("horse", "dog"),
+    )
     assert panel.result().cosine == pytest.approx(ask(scene), abs=1e-5)
     for row in panel.slots:
         row.children[0].value = "nothing"

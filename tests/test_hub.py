@@ -44,7 +44,9 @@ def test_an_imagefolder_as_the_library_reads_it(tmp_path, monkeypatch, stream):
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     for k in range(3):
         picture(tmp_path / f"set/train/{k}.png", 50 * k)
-    write_csv(tmp_path / "set/train/metadata.csv", ["file_name", "text"], *([f"{k}.png", f"caption {k}"] for k in range(3)))
+    write_csv(
+        tmp_path / "set/train/metadata.csv", ["file_name", "text"], *([f"{k}.png", f"caption {k}"] for k in range(3))
+    )
     pairs = data.load(f"hf:{tmp_path / 'set'},train,image,text{stream}")
     assert [p.text for p in pairs] == [f"caption {k}" for k in range(len(pairs))] and len(pairs) == (2 if stream else 3)
     assert reds(pairs) == [0, 50, 100][: len(pairs)]
@@ -52,7 +54,10 @@ def test_an_imagefolder_as_the_library_reads_it(tmp_path, monkeypatch, stream):
 
 def test_captions_in_columns_in_lists_and_from_classes(parquet):
     name = str(parquet / "set")
-    assert data.load(f"hf:{name},test,image,caption_1+caption_0")[1].captions == ("row 1, caption 1", "row 1, caption 0")
+    assert data.load(f"hf:{name},test,image,caption_1+caption_0")[1].captions == (
+        "row 1, caption 1",
+        "row 1, caption 0",
+    )
     assert data.load(f"hf:{name},test,image,captions")[1].captions == ("a1", "b1")
     pairs = hub.fetch(name, "test", "image", "label", per_class=2)
     assert [(p.id, p.text) for p in pairs] == [
@@ -65,7 +70,9 @@ def test_captions_in_columns_in_lists_and_from_classes(parquet):
 
 
 def test_a_preset_gives_the_dataset_its_own_name(parquet, monkeypatch):
-    monkeypatch.setitem(hub.PRESETS, "flickr8k", hub.PRESETS["flickr8k"]._replace(name=str(parquet / "set"), text="captions"))
+    monkeypatch.setitem(
+        hub.PRESETS, "flickr8k", hub.PRESETS["flickr8k"]._replace(name=str(parquet / "set"), text="captions")
+    )
     pairs = data.load("hf:flickr8k")
     assert (pairs.name, pairs[0].id) == ("flickr8k", "flickr8k/0000")
     assert set(hub.PRESETS) == {"conceptual_captions", "tiny-imagenet", "flickr8k", "rsicd"}
@@ -74,10 +81,15 @@ def test_a_preset_gives_the_dataset_its_own_name(parquet, monkeypatch):
 def test_a_broken_picture_of_the_hub_raises_only_when_opened(tmp_path, monkeypatch):
     monkeypatch.setattr(hugging_face.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     cells = [{"bytes": b"<html>", "path": None}, None]
-    rows = hugging_face.Dataset.from_dict({"image": cells, "text": ["a", "b"]}).cast_column("image", hugging_face.Image())
+    rows = hugging_face.Dataset.from_dict({"image": cells, "text": ["a", "b"]}).cast_column(
+        "image", hugging_face.Image()
+    )
     rows.save_to_disk(tmp_path / "set")
     pairs = data.load(f"hf:{tmp_path / 'set'},train,image,text")
-    for k, message in [(0, "set/0000 cannot be read as a picture: it is in none of the formats"), (1, "set/0001 has no picture")]:
+    for k, message in [
+        (0, "set/0000 cannot be read as a picture: it is in none of the formats"),
+        (1, "set/0001 has no picture"),
+    ]:
         with pytest.raises(data.DataError, match=message):
             _ = pairs[k].image
 
@@ -123,7 +135,9 @@ def test_what_the_hub_cannot_give_is_refused_with_a_way_out(parquet, monkeypatch
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(hugging_face, "load_dataset", offline)
-    with pytest.raises(data.DataError, match=r"no route to host\); without network, load it once .* copy FOLDER here and load"):
+    with pytest.raises(
+        data.DataError, match=r"no route to host\); without network, load it once .* copy FOLDER here and load"
+    ):
         data.load("hf:flickr8k")
 
 

@@ -40,7 +40,9 @@ def test_rows_follow_the_budget(golden_clip, golden_pair):
 @pytest.mark.parametrize("name", sorted(set(nibkit.METHODS) - {"random", "centre"}))
 def test_a_small_budget_gives_the_same_numbers(name, golden_clip, golden_pair):
     run, options = nibkit.METHODS[name], QUICK.get(name, {})
-    large, small = (run(golden_clip, *golden_pair, **options, batch_size=size) for size in ("1GB", f"{8 * ROW / 1e6}MB"))
+    large, small = (
+        run(golden_clip, *golden_pair, **options, batch_size=size) for size in ("1GB", f"{8 * ROW / 1e6}MB")
+    )
     for a, b in zip((large.image, *large.text), (small.image, *small.text), strict=True):
         assert_near(b, a, 2e-5)
 

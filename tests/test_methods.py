@@ -91,7 +91,9 @@ def test_the_shared_call(name, golden_clip, golden_pair):
 @pytest.mark.parametrize("name", sorted(LAYERED))
 def test_layer_is_alive(name, golden_clip, golden_pair):
     nine, eight = (run(name, golden_clip, golden_pair, layer=layer) for layer in (9, 8))
-    assert not np.allclose(nine.image, eight.image, rtol=1e-3) and not np.allclose(nine.text[1], eight.text[1], rtol=1e-3)
+    assert not np.allclose(nine.image, eight.image, rtol=1e-3) and not np.allclose(
+        nine.text[1], eight.text[1], rtol=1e-3
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -136,11 +138,17 @@ def _named(name):
 
 def test_explain_refuses_an_option_without_effect_and_a_benchmark_does_not(golden_clip):
     picture = Image.new("RGB", (64, 64), "red")
-    with pytest.raises(ValueError, match="method 'chefer' has no use for layer=0; it takes batch_size; methods with layer: nib, m2ib"):
+    with pytest.raises(
+        ValueError, match="method 'chefer' has no use for layer=0; it takes batch_size; methods with layer: nib, m2ib"
+    ):
         nibkit.explain(golden_clip, picture, "a dog", method="chefer", layer=0)
-    with pytest.raises(ValueError, match="'centre' has no use for steps=3; it takes no option; methods with steps: nib, m2ib, mfaba"):
+    with pytest.raises(
+        ValueError, match="'centre' has no use for steps=3; it takes no option; methods with steps: nib, m2ib, mfaba"
+    ):
         nibkit.explain(golden_clip, picture, "a dog", method="centre", steps=3)
-    assert len(run("chefer", golden_clip, (golden_clip.preprocess(picture), golden_clip.tokenize("a dog")), layer=0)) == 1
+    assert (
+        len(run("chefer", golden_clip, (golden_clip.preprocess(picture), golden_clip.tokenize("a dog")), layer=0)) == 1
+    )
 
 
 def test_a_method_of_a_few_lines_goes_all_the_way(scenes):

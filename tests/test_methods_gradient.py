@@ -51,9 +51,11 @@ class Encoder:
             hooks.append(layer.register_forward_hook(lambda m, i, o, first=first: self.outputs.append(first(o))))
             hooks.append(attention.register_forward_hook(lambda m, i, o: self.weights.append(o[1])))
             for part in ("q_proj", "k_proj", "v_proj"):
-                record = lambda m, i, o, part=part: self.parts.setdefault(part, []).append(o)  # noqa: E731
+                def record(m, i, o, part=part):
+                    return self.parts.setdefault(part, []).append(o)
                 hooks.append(getattr(attention, part).register_forward_hook(record))
-            record = lambda m, i, o: self.parts.setdefault("attended", []).append(i[0])  # noqa: E731
+            def record(m, i, o):
+                return self.parts.setdefault("attended", []).append(i[0])
             hooks.append(attention.out_proj.register_forward_hook(record))
         try:
             pooled = encoder(pixel_values=inputs).pooler_output if vision else encoder(input_ids=inputs).pooler_output

@@ -13,7 +13,8 @@ from nibkit.methods.rise import Masks, cell, last_place, rise, sample, windows, 
 FEW = {"masks": 24, "text_masks": 30}
 CASES = [(m2ib, {}), (rise, FEW), (mfaba, {})]
 BOTH = [(m2ib, {}), *((f, {**o, "protocol": p}) for f, o in CASES[1:] for p in ("paper", "corrected"))]
-name = lambda case: case.__name__ if callable(case) else ""  # noqa: E731
+def name(case):
+    return case.__name__ if callable(case) else ""
 
 
 def same(a, b, atol=0.0) -> bool:
@@ -73,7 +74,8 @@ def test_last_place():
 def test_rise_of_a_known_model():
     """Two masks and cosines 1 and 0: both equations by hand."""
     masks = torch.tensor([[[1.0, 0.5, 0.0], [0.0, 0.5, 0.0]]])
-    show = lambda k, m: torch.eye(2)[k]  # noqa: E731
+    def show(k, m):
+        return torch.eye(2)[k]
     given = (lambda k: masks[:, k], show, torch.tensor([[1.0, 0.0]]), 2)
     for rows in (1, 2):
         assert sample(*given, rows, 0.25).tolist() == [[2.0, 1.0, 0.0]]

@@ -65,8 +65,10 @@ def test_repeated_words_multiply_only_under_the_papers_protocol(golden_clip, gol
     """"a cat and a dog": a score of 1/2 at the first "a" and 1 at the second."""
     ids = golden_clip.tokenize("a cat and a dog")
     pixels, maps = golden_pair[0][:1], np.ones((1, 224, 224), np.float32)
-    score = lambda first, second: [np.float32([1, first, 1, 1, second, 1, 1])]  # noqa: E731
-    run = lambda s, protocol: metrics.confidence(golden_clip, pixels, ids, maps, s, protocol=protocol)  # noqa: E731
+    def score(first, second):
+        return [np.float32([1, first, 1, 1, second, 1, 1])]
+    def run(s, protocol):
+        return metrics.confidence(golden_clip, pixels, ids, maps, s, protocol=protocol)
     half_half, quarter = run(score(0.5, 0.5), "paper"), run(score(0.25, 1), "paper")
     assert half_half.equals(quarter)
     row = golden_clip.text.rows(ids)
@@ -85,7 +87,8 @@ def test_corrected_never_scales_the_ends(golden_clip, golden_pair):
     changed = [w.copy() for w in words]
     for w in changed:
         w[[0, -1]] = 0
-    run = lambda w: metrics.confidence(golden_clip, pixels, ids, maps, w, protocol="corrected")  # noqa: E731
+    def run(w):
+        return metrics.confidence(golden_clip, pixels, ids, maps, w, protocol="corrected")
     assert run(words).equals(run(changed))
 
 

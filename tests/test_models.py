@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from clip.model import CLIP
+from near import array
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from safetensors.torch import save_file
-from near import array
 
 import nibkit
 from nibkit import models
@@ -41,8 +41,14 @@ def test_missing_folder_says_how_to_make_one(tmp_path):
     [
         ("ViT-B/32", r"bring the file ViT-B-32\.pt .* into .*/\.cache/clip;"),
         ("RN50x4", r"bring the file RN50x4\.pt "),
-        ("open_clip:ViT-B-32/laion2b_s34b_b79k", r"bring the folder models--laion--CLIP-\S+ of its cache into .*; or its checkpoint file"),
-        ("hf:openai/clip-vit-base-patch32", r"bring the folder models--openai--clip-vit-base-patch32 of its cache into .*; or a folder"),
+        (
+            "open_clip:ViT-B-32/laion2b_s34b_b79k",
+            r"bring the folder models--laion--CLIP-\S+ of its cache into .*; or its checkpoint file",
+        ),
+        (
+            "hf:openai/clip-vit-base-patch32",
+            r"bring the folder models--openai--clip-vit-base-patch32 of its cache into .*; or a folder",
+        ),
         ("open_clip:hf-hub:timm/ViT-B-16-SigLIP", r"bring the folder models--timm--ViT-B-16-SigLIP of its cache "),
     ],
 )
@@ -57,7 +63,9 @@ def test_without_network_the_error_says_what_to_put_where(name, bring, tmp_path,
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(OSError, match=rf"could not be downloaded \(.*\)\. From a machine with network, {bring}.*--model FILE"):
+    with pytest.raises(
+        OSError, match=rf"could not be downloaded \(.*\)\. From a machine with network, {bring}.*--model FILE"
+    ):
         nibkit.load(name)
     assert len(tries) < 3
 
@@ -88,7 +96,12 @@ def test_loading_leaves_the_random_state_alone():
 
 
 def test_scenes_is_a_clip_of_its_shape(scenes):
-    assert (len(scenes.image.blocks), len(scenes.text.blocks), scenes.image.grid, scenes.image.size) == (12, 12, (7, 7), 224)
+    assert (len(scenes.image.blocks), len(scenes.text.blocks), scenes.image.grid, scenes.image.size) == (
+        12,
+        12,
+        (7, 7),
+        224,
+    )
     assert not any(p.requires_grad for p in scenes.model.parameters()) and not scenes.model.training
     assert next(scenes.model.parameters()).dtype == torch.float32
 
@@ -103,7 +116,9 @@ def test_preprocess_one_or_many(scenes):
     grey = Image.new("L", (300, 200), 128)
     one, two = scenes.preprocess(grey), scenes.preprocess([grey, grey.convert("RGBA")])
     assert one.shape == (1, 3, 224, 224) and two.shape == (2, 3, 224, 224) and one.dtype == torch.float32
-    want = (128 / 255 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    want = (128 / 255 - torch.tensor([0.48145466, 0.4578275, 0.40821073])) / torch.tensor(
+        [0.26862954, 0.26130258, 0.27577711]
+    )
     torch.testing.assert_close(two[1, :, 0, 0].cpu(), want)
 
 
@@ -128,14 +143,17 @@ def test_what_is_seen_of_a_mask_is_what_preprocess_keeps_of_its_picture(looking,
     kept = clip.seen(mask)
     assert kept.shape == {"shortest": (min(size),) * 2, "longest": (max(size),) * 2, "squash": (height, width)}[mode]
     assert kept.mean() == pytest.approx(shown.mean(), abs=0.01)
-    middle = lambda m: np.argwhere(m).mean(0) / m.shape  # noqa: E731
+    def middle(m):
+        return np.argwhere(m).mean(0) / m.shape
     np.testing.assert_allclose(middle(kept), middle(shown), atol=0.01)
 
 
 def test_a_picture_comes_back_from_its_pixels(looking):
     clip, _ = looking
     picture = Image.new("RGB", (120, 120), (200, 100, 50))
-    np.testing.assert_allclose(clip.picture(clip.preprocess(picture)[0])[5, 7], np.array([200, 100, 50]) / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        clip.picture(clip.preprocess(picture)[0])[5, 7], np.array([200, 100, 50]) / 255, atol=1e-6
+    )
 
 
 def test_similarity_is_the_cosine_of_the_embeddings(golden_clip, golden_pair):
@@ -176,9 +194,15 @@ def test_a_backend_declares_itself(scenes, monkeypatch, capsys):
     )
     monkeypatch.setattr(models.clip, "BACKENDS", (toy, *models.clip.BACKENDS))
     clip = models.load("toy:bear", device="cpu")
-    assert clip.name == "bear" and clip.seen(np.zeros((3, 5))).shape == (3, 5) and scenes.seen(np.zeros((3, 5))).shape == (3, 3)
+    assert (
+        clip.name == "bear"
+        and clip.seen(np.zeros((3, 5))).shape == (3, 5)
+        and scenes.seen(np.zeros((3, 5))).shape == (3, 3)
+    )
     picture = Image.new("RGB", (224, 224), (200, 100, 50))
-    np.testing.assert_allclose(clip.picture(clip.preprocess(picture)[0])[0, 0], np.array([200, 100, 50]) / 255, atol=1e-6)
+    np.testing.assert_allclose(
+        clip.picture(clip.preprocess(picture)[0])[0, 0], np.array([200, 100, 50]) / 255, atol=1e-6
+    )
     assert nibkit.explain(clip, picture, "a cat", steps=2).image.any()
     assert main(["models"]) == 0
     shown = capsys.readouterr().out

@@ -55,7 +55,10 @@ def test_a_picture_opened_by_hand_is_treated_like_its_file(tmp_path, scenes):
     assert torch.equal(got, scenes.preprocess([pictures.read(file) for file in files]))
     assert [(image.mode, image.size, image.tobytes()) for image in by_hand] == before
     assert torch.equal(got[files.index(tmp_path / "plain.png")], scenes._transform(red))
-    for image, message in [(Image.new("F", (2, 2)), "mode F"), (Image.new("RGB", (1, 300)), "the picture is 1 x 300; one side")]:
+    for image, message in [
+        (Image.new("F", (2, 2)), "mode F"),
+        (Image.new("RGB", (1, 300)), "the picture is 1 x 300; one side"),
+    ]:
         with pytest.raises(data.DataError, match=message):
             scenes.preprocess(image)
 
@@ -71,7 +74,10 @@ def test_a_picture_opened_by_hand_is_treated_like_its_file(tmp_path, scenes):
         (lambda path: Image.new("I", (2, 2), 70000).save(path, "TIFF"), r"mode I\) have no known range"),
         (lambda path: Image.new("I", (2, 2), 200).save(path, "TIFF"), r"mode I\) have no known range"),  # not black
         (lambda path: Image.new("1", (10000, 10000)).save(path, "PNG"), "too large, 89,478,485 pixels are the limit"),
-        (lambda path: Image.new("L", (2, 201)).save(path, "PNG"), "is 2 x 201; one side may be at most 100 times the other"),
+        (
+            lambda path: Image.new("L", (2, 201)).save(path, "PNG"),
+            "is 2 x 201; one side may be at most 100 times the other",
+        ),
     ],
 )
 def test_a_picture_that_cannot_be_used_says_why(tmp_path, make, message):
@@ -91,7 +97,12 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch, scenes):
     assert by_hand.format == "EPS"
     (tmp_path / "a.csv").write_text("image,text,mask\na.jpg,a cat,a.jpg\n")
     pair = data.load(tmp_path / "a.csv")[0]
-    for read in (lambda: pair.image, lambda: pair.masks, lambda: pictures.read(EPS, "a.jpg"), lambda: scenes.preprocess(by_hand)):
+    for read in (
+        lambda: pair.image,
+        lambda: pair.masks,
+        lambda: pictures.read(EPS, "a.jpg"),
+        lambda: scenes.preprocess(by_hand),
+    ):
         with pytest.raises(data.DataError, match="none of the formats JPEG, MPO, PNG"):
             read()
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from test_backends import OPEN_CLIP, architectures, open_clip_model  # noqa: F401  (a fixture)
+from test_backends import OPEN_CLIP, open_clip_model
 from test_towers import siglip, transformers_clip
 
 import nibkit
@@ -194,7 +194,7 @@ def test_what_the_tags_of_an_architecture_agree_on(architecture):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_file_of_an_architecture_whose_tags_agree(size, architectures, tmp_path, monkeypatch):  # noqa: F811
+def test_a_file_of_an_architecture_whose_tags_agree(size, architectures, tmp_path, monkeypatch):
     """As SigLIP's do, on a mean and std of one half and on a resize to the square."""
     cfg = {
         "mean": (0.5, 0.5, 0.5),

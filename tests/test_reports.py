@@ -93,7 +93,7 @@ def test_runs_leave_page_notebook_and_tables(made):
     nb = nbformat.read(out / "01_good-a" / "01_good-a.ipynb", as_version=4)
     assert nb == clean(nb) and "papermill" not in nb.metadata
     assert [c.execution_count for c in nb.cells if c.cell_type == "code"] == [1, 2, 3, 4]
-    assert not str(root) in (out / "01_good-a" / "01_good-a.ipynb").read_text(encoding="utf-8")
+    assert str(root) not in (out / "01_good-a" / "01_good-a.ipynb").read_text(encoding="utf-8")
 
 
 def test_a_failure_is_listed_with_its_cell_and_does_not_stop_the_others(made):
@@ -261,7 +261,9 @@ def test_refresh_executes_in_place_and_a_second_time_changes_nothing(tmp_path):
 
 def test_refresh_does_not_go_on_with_rows_of_an_earlier_execution(tmp_path):
     parameters = f"out: str = {str(tmp_path / 'out')!r}"
-    folder = notebook(tmp_path / "notebooks", "01_rows", "import os\nprint(sorted(os.listdir(out)))", parameters=parameters)
+    folder = notebook(
+        tmp_path / "notebooks", "01_rows", "import os\nprint(sorted(os.listdir(out)))", parameters=parameters
+    )
     (tmp_path / "out").mkdir()
     for name in ("rows.csv", "rows.csv.settings.json", "table.csv"):
         (tmp_path / "out" / name).touch()
@@ -277,7 +279,9 @@ def test_refresh_reports_a_kernel_that_died_and_goes_on(tmp_path):
 
 
 def test_an_interrupted_refresh_says_so_and_keeps_the_file(tmp_path):
-    folder = notebook(tmp_path, "01_long", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)")
+    folder = notebook(
+        tmp_path, "01_long", "import os, signal, time\nos.kill(os.getppid(), signal.SIGINT)\ntime.sleep(60)"
+    )
     before = (folder / "01_long.ipynb").read_text(encoding="utf-8")
     code = "import sys\nfrom pathlib import Path\nfrom nibkit.reports.runner import refresh\nrefresh(Path(sys.argv[1]))"
     child = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, encoding="utf-8", timeout=50)
@@ -382,7 +386,10 @@ def test_the_index_comes_last_and_after_any_other(tmp_path):
     look = "import pathlib; print(sorted(p.name for p in pathlib.Path(out).parent.glob('01*')))"
     for name, source in (("00_index", look), ("01_table", "pathlib_free = 1")):
         nb = new_notebook()
-        nb.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "language_info": {"name": "python"}}
+        nb.metadata = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3"},
+            "language_info": {"name": "python"},
+        }
         cell = new_code_cell(f'out: str = "../reports/{name}"  # folder', metadata={"tags": ["parameters"]})
         nb.cells = [new_markdown_cell("# T\n\n**Question.** Q?"), cell, new_code_cell(source)]
         nbformat.write(nb, folder / f"{name}.ipynb")
@@ -446,7 +453,9 @@ def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_pat
 
 
 def test_plan_on_a_subject(monkeypatch, tmp_path):
-    monkeypatch.setattr(parameters, "RUNS", {"03_bench": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]})
+    monkeypatch.setattr(
+        parameters, "RUNS", {"03_bench": [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]}
+    )
     both = 'model: str = "scenes"\ndataset: str = "scenes-objects"'
     folder = notebook(tmp_path, "01_theory", parameters=both)
     notebook(folder, "03_bench", parameters=both)
@@ -465,7 +474,13 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
         "04_other": {},
         "08_remote-rsicd": {"model": "M", "pairs": "/d/rsicd.csv"},
     }
-    assert list(planned({})) == ["01_theory", "03_bench-scenes-objects", "03_bench-scenes-captions", "04_other", "08_remote"]
+    assert list(planned({})) == [
+        "01_theory",
+        "03_bench-scenes-objects",
+        "03_bench-scenes-captions",
+        "04_other",
+        "08_remote",
+    ]
     assert list(planned({"flickr8k": "/d/x"}, only=("03",))) == ["03_bench-flickr8k"]
     with pytest.raises(ValueError, match="the model is M already; leave -p model out"):
         planned({}, parameters={"model": "N"})
@@ -473,7 +488,9 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
 
 def test_other_weights_make_a_run_stale(tmp_path):
     folder = notebook(tmp_path, "01_good", TABLE)
-    prints = [fingerprint(plan(folder, about=parameters.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)]
+    prints = [
+        fingerprint(plan(folder, about=parameters.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)
+    ]
     assert prints[0] != prints[1] == prints[2]
 
 
@@ -485,14 +502,18 @@ def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, ca
     bundled = parameters.subject("scenes")
     assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about.endswith("; data: the bundled drawings")
     refused = [(["--model", "ViT-Z"], "model 'ViT-Z' is neither"), (["--data", str(tmp_path)], "hold none of cc.csv")]
-    refused += [(["--data", str(sets), "--out", str(paths.PACKAGE.parent / "reports")], "belongs to the reports of the bundled")]
+    refused += [
+        (["--data", str(sets), "--out", str(paths.PACKAGE.parent / "reports")], "belongs to the reports of the bundled")
+    ]
     for arguments, message in refused:
         assert cli.main(["reports", *arguments]) == 2
         assert message in capsys.readouterr().err
 
 
 def test_the_overview_survives_files_that_are_being_written(tmp_path):
-    """Another notebook may be in the middle of a picture: what runs is not opened, and a broken picture ends nothing."""
+    """Another notebook may be in the middle of a picture: what runs is not opened, and a broken picture ends
+    nothing.
+    """
     picture = io.BytesIO()
     Image.new("RGB", (200, 100)).save(picture, "PNG")
     state = {"title": "T", "question": "", "parameters": {}, "about": "", "started": "2025-01-01T00:00:00+00:00"}

@@ -1,4 +1,4 @@
-"""The rooms of the package: what each may import, measured from the code's own import statements."""
+"""The rooms of the package: what each may import, from the import statements, and how large its parts may be."""
 
 import ast
 from pathlib import Path
@@ -51,3 +51,15 @@ def test_a_room_knows_only_those_below_it(room):
 def test_every_room_is_listed():
     found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert found - {"__init__", "__main__"} == set(ROOMS)
+
+
+LIMITS = {ast.FunctionDef: 60, ast.AsyncFunctionDef: 60, ast.ClassDef: 200}  # lines, docstring included
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: file.relative_to(PACKAGE).as_posix())
+def test_files_classes_and_functions_can_be_seen_at_once(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 350
+    parts = [node for node in ast.walk(ast.parse(text)) if type(node) in LIMITS]
+    lines = {node.name: (node.end_lineno - node.lineno + 1, LIMITS[type(node)]) for node in parts}
+    assert not {name: size for name, (size, most) in lines.items() if size > most}

@@ -18,7 +18,7 @@ import nibkit
 from nibkit import data
 from nibkit.models import checksum
 from nibkit.paths import bundled
-from nibkit.scenes import score, train, world
+from nibkit.scenes import encoders, score, train, world
 
 SMALL = {"batch": 4, "fresh": 2, "pool": 8, "warmup": 2, "width": 64}
 
@@ -130,8 +130,8 @@ def test_shares_of_attention_by_hand():
         block.attn.in_proj_weight.zero_()
         block.attn.in_proj_bias.zero_()
         x = torch.randn(1, 4, 64)
-        _, given = train._block(x, train._weights(block), 1, False)
-        _, causal = train._block(x, train._weights(block), 1, True)
+        _, given = encoders._block(x, encoders._weights(block), 1, False)
+        _, causal = encoders._block(x, encoders._weights(block), 1, True)
     assert_near(given, torch.tensor([[3 / 4, 2 / 4, 2 / 4, 2 / 4]]))  # itself and the first are not others
     assert_near(causal, torch.tensor([[0, 0, 1 / 3, 2 / 4]]))
 

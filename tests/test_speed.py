@@ -136,7 +136,11 @@ def test_the_command(capsys, tmp_path):
 def test_work_grows_in_straight_lines(golden_clip):
     table = speed.scaling(golden_clip, most=4)
     pairs, steps, layers = (table[table.of == of].set_index("n").gflop for of in ("pairs", "steps", "layer"))
-    assert (list(pairs.index), list(steps.index), list(layers.index)) == ([1, 2, 4], [1, 2, 5, 10, 15, 20], [*range(12)])
+    assert (list(pairs.index), list(steps.index), list(layers.index)) == (
+        [1, 2, 4],
+        [1, 2, 5, 10, 15, 20],
+        [*range(12)],
+    )
     for line, steepness in ((pairs, 1), (steps, 1), (layers.iloc[:11], -1)):  # the last block works for one row alone
         slopes = np.diff(line) / np.diff(line.index)
         np.testing.assert_allclose(slopes, slopes[0], rtol=1e-3)

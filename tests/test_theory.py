@@ -1,4 +1,6 @@
-"""The experiments of notebook 01 can fail: each is fed something whose answer is known, and something that breaks it."""
+"""The experiments of notebook 01 can fail: each is fed something whose answer is known, and something that breaks
+it.
+"""
 
 import numpy as np
 import pytest
@@ -94,7 +96,9 @@ def test_completeness_on_the_encoders(scenes, pair):
         np.testing.assert_allclose(tables["riemann"].change, tables["exact"].change, atol=1e-5)
         assert tables["exact"].gap.mean() < min(0.05, tables["riemann"].gap.mean()), side
         package = nibkit.METHODS["nib"](scenes, *pair, layer=9, steps=10).info
-        np.testing.assert_allclose(tables["riemann"].gap, package[f"gap_{side}"] / package[f"change_{side}"].abs(), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            tables["riemann"].gap, package[f"gap_{side}"] / package[f"change_{side}"].abs(), rtol=1e-4, atol=1e-5
+        )
 
 
 def test_appendix_g(scenes, pair):
@@ -104,7 +108,8 @@ def test_appendix_g(scenes, pair):
 
 
 def test_invariance_and_its_control(scenes, pair):
-    nib = lambda clip: nibkit.METHODS["nib"](clip, *pair, layer=9)  # noqa: E731
+    def nib(clip):
+        return nibkit.METHODS["nib"](clip, *pair, layer=9)
     original, rewritten = nib(scenes), theory.altered(scenes, theory.rewrite)
     for twin in (theory.as_transformers(scenes), theory.as_open_clip(scenes)):
         assert type(twin.model) is not type(scenes.model) and theory.difference(original, nib(twin)) < 1e-3

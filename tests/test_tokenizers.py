@@ -90,7 +90,9 @@ def test_words_and_json_show_them(folder, scenes, tmp_path):
 
 
 def test_clips_two_tokenizers_agree(folder):
-    """The package's own, and the library's from the same vocabulary; ids of ordinary texts are the package's to the last."""
+    """The package's own, and the library's from the same vocabulary; ids of ordinary texts are the package's to the
+    last.
+    """
     own, library = BPE(), KINDS["transformers' of CLIP"](folder)
     reference = SimpleTokenizer()
     for text in (HARD, "A photo of two cats, and 3 dogs!", "it's   a dog's ball", "naïve façade, naïvely", ""):
@@ -111,7 +113,9 @@ def test_a_mark_in_a_text_is_text(kind, text, folder):
 
 def test_a_mark_that_cannot_be_read_as_text_is_refused():
     """A Unigram vocabulary has its marks among its pieces."""
-    with pytest.raises(ValueError, match="'a </s> dog' is read with the mark </s> inside, as if it ended there; change it"):
+    with pytest.raises(
+        ValueError, match="'a </s> dog' is read with the mark </s> inside, as if it ended there; change it"
+    ):
         KINDS["byte fallback"](None)("a </s> dog")
 
 
@@ -129,7 +133,11 @@ VOCABULARIES = {
     "an empty tokenizer.json": {"tokenizer.json": "{}"},
     "no tokenizer.json": {"tokenizer.json": "none"},
     "no merges": {"tokenizer_config.json": json.dumps(CLIPS), "vocab.json": json.dumps(SimpleTokenizer().encoder)},
-    "an empty vocabulary": {"vocab.json": "{}", "merges.txt": "#version: 0.2\n", "tokenizer_config.json": json.dumps(CLIPS)},
+    "an empty vocabulary": {
+        "vocab.json": "{}",
+        "merges.txt": "#version: 0.2\n",
+        "tokenizer_config.json": json.dumps(CLIPS),
+    },
     "marks alone": {
         "tokenizer_config.json": json.dumps(CLIPS),
         "vocab.json": json.dumps({"<|startoftext|>": 0, "<|endoftext|>": 1}),

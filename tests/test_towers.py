@@ -16,7 +16,16 @@ from nibkit.models import transformers as transformers_backend
 from nibkit.models.tokenizers import BPE
 
 ROOT = Path(__file__).parents[1]
-TEXTS = ["a dog", "a photo of a cat and a dog on grass", "owl", "two boats, a bus and a very long red train", "a", "b c", "d", "e f"]
+TEXTS = [
+    "a dog",
+    "a photo of a cat and a dog on grass",
+    "owl",
+    "two boats, a bus and a very long red train",
+    "a",
+    "b c",
+    "d",
+    "e f",
+]
 
 
 def openai_clip():
@@ -44,10 +53,18 @@ def transformers_clip(eos_token_id=2):
     import transformers
 
     torch.manual_seed(2)
-    vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 5, "num_attention_heads": 3, "image_size": 64}
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 3,
+        "image_size": 64,
+    }
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
     ends = {"eos_token_id": eos_token_id, "bos_token_id": 49406}
-    config = transformers.CLIPConfig(vision_config={**vision, "patch_size": 16}, text_config={**text, **ends}, projection_dim=24)
+    config = transformers.CLIPConfig(
+        vision_config={**vision, "patch_size": 16}, text_config={**text, **ends}, projection_dim=24
+    )
     return on_transformers(shaken(transformers.CLIPModel(config)))
 
 
@@ -55,9 +72,27 @@ def siglip(naflex=False):
     import transformers
 
     torch.manual_seed(2)
-    vision = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 3, "patch_size": 16}
-    text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 49408}
-    text |= {"max_position_embeddings": 16, "projection_size": 48, "pad_token_id": 1, "bos_token_id": 49406, "eos_token_id": 49407}
+    vision = {
+        "hidden_size": 48,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "patch_size": 16,
+    }
+    text = {
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "vocab_size": 49408,
+    }
+    text |= {
+        "max_position_embeddings": 16,
+        "projection_size": 48,
+        "pad_token_id": 1,
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+    }
     if naflex:
         config = transformers.Siglip2Config(vision_config=vision | {"num_patches": 16}, text_config=text)
         return on_transformers(shaken(transformers.Siglip2Model(config)))
@@ -73,7 +108,9 @@ def on_transformers(model):
 def library(clip, pixels, ids):
     """What the library itself computes, with its own padding."""
     model, text = clip.model, clip.text
-    length = getattr(model, "context_length", None) or getattr(getattr(model, "text", None), "context_length", text.context)
+    length = getattr(model, "context_length", None) or getattr(
+        getattr(model, "text", None), "context_length", text.context
+    )
     padded = torch.stack([torch.nn.functional.pad(i, (0, length - len(i)), value=text.pad or 0) for i in ids])
     with torch.no_grad():
         if hasattr(model, "encode_image"):
@@ -97,7 +134,7 @@ def assert_towers_match(clip, texts=TEXTS):
     for tower, x, want in zip((clip.image, clip.text), (pixels, ids), library(clip, pixels, ids)):
         for layer in range(len(tower.blocks)):
             got = tower.embed(tower.state(x, layer), layer)
-            torch.testing.assert_close(got, want, **close, msg=lambda m: f"{tower.name} layer {layer}: {m}")
+            torch.testing.assert_close(got, want, **close, msg=lambda m, at=f"{tower.name} layer {layer}": f"{at}: {m}")
             alone = torch.cat([tower.embed(tower.state(x[k : k + 1], layer), layer) for k in range(len(texts))])
             torch.testing.assert_close(alone, want, **close)
         torch.testing.assert_close(tower.encode(x), want, **close)
@@ -156,7 +193,9 @@ def test_attention_and_back_is_the_block():
         x, block = tower.state(inputs, 2).tokens, tower.blocks[2]
         probabilities, values = block.attention(x, tower.causal)
         torch.testing.assert_close(probabilities.sum(-1), torch.ones_like(probabilities[..., 0]))
-        torch.testing.assert_close(block.from_attention(x, probabilities, values), block(x, tower.causal), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            block.from_attention(x, probabilities, values), block(x, tower.causal), atol=1e-5, rtol=1e-4
+        )
 
 
 def test_nothing_is_copied():
@@ -183,11 +222,19 @@ def test_wrong_layer_is_a_sentence(layer, kind):
     [
         (torch.zeros(3, 64, 64), [torch.ones(3).long()], r"pixels are \(3, 64, 64\), not \(B, 3, 64, 64\)"),
         (torch.zeros(1, 3, 224, 224), [torch.ones(3).long()], r"pixels are \(1, 3, 224, 224\), not \(B, 3, 64, 64\)"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [torch.ones(3).long()], "pixels are torch.uint8, not torch.float32"),
+        (
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+            [torch.ones(3).long()],
+            "pixels are torch.uint8, not torch.float32",
+        ),
         (torch.zeros(1, 3, 64, 64).double(), [torch.ones(3).long()], "pixels are torch.float64, not torch.float32"),
         (torch.zeros(2, 3, 64, 64), [torch.ones(3).long()], "ids must be a list of 2 1-D int64 tensors"),
         (torch.zeros(1, 3, 64, 64), torch.ones(1, 3).long(), "not one tensor"),
-        (torch.zeros(1, 3, 64, 64), [torch.ones(3)], r"ids\[0\] is \(3,\) torch.float32, not a non-empty 1-D int64 tensor"),
+        (
+            torch.zeros(1, 3, 64, 64),
+            [torch.ones(3)],
+            r"ids\[0\] is \(3,\) torch.float32, not a non-empty 1-D int64 tensor",
+        ),
         (torch.zeros(1, 3, 64, 64), [torch.ones(78).long()], r"ids\[0\] has 78 tokens; this model reads at most 77"),
         (torch.zeros(1, 3, 64, 64), [torch.tensor([49408])], r"ids\[0\] holds 49408; this vocabulary is 0\.\.49407"),
         (torch.zeros(1, 3, 64, 64, device="meta"), [torch.ones(3).long()], r"pixels on meta, model on cpu"),

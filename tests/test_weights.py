@@ -10,7 +10,7 @@ import pytest
 import torch
 from clip.model import CLIP
 from safetensors.torch import load_file, save_file
-from test_backends import OPEN_CLIP, architectures, openai_model  # noqa: F401  (a fixture)
+from test_backends import OPEN_CLIP, openai_model
 from test_towers import library, shaken, transformers_clip
 
 import nibkit
@@ -63,7 +63,7 @@ KEPT = {
 
 @pytest.mark.parametrize("kept", KEPT)
 @pytest.mark.parametrize("library_name", ["openai", "open_clip", "hf"])
-def test_what_training_programs_keep(kept, library_name, openai, hf, architectures, tmp_path):  # noqa: F811
+def test_what_training_programs_keep(kept, library_name, openai, hf, architectures, tmp_path):
     if library_name == "hf":
         hf.config.save_pretrained(tmp_path)
         torch.save(KEPT[kept](state_of(hf)), tmp_path / "pytorch_model.bin")
@@ -189,7 +189,7 @@ def test_an_openai_file_that_does_not_fit(kind, openai, tmp_path):
         nibkit.load(f"openai:{tmp_path}/x.pt", device="cpu")
 
 
-def test_a_number_of_heads_that_no_weight_tells_is_not_guessed(architectures, tmp_path):  # noqa: F811
+def test_a_number_of_heads_that_no_weight_tells_is_not_guessed(architectures, tmp_path):
     """open_clip's ViT-H has heads of 80 channels under OpenAI's key names."""
     vision = OPEN_CLIP["vit"]["vision_cfg"] | {"width": 320, "head_width": 80}
     text = OPEN_CLIP["vit"]["text_cfg"] | {"width": 64, "heads": 1}

@@ -1,6 +1,7 @@
 """The commands of `python -m nibkit`, one file each.
 
-`command(parser)` of a file adds the command's arguments and returns what runs them; its docstring is the command's help.
+`command(parser)` of a file adds the command's arguments and returns what runs them; its docstring is the command's
+help.
 """
 
 import argparse

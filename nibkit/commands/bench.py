@@ -23,7 +23,7 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there, three minutes
+        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there: minutes
         python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
         python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
         python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
@@ -32,20 +32,20 @@ def command(parser: argparse.ArgumentParser) -> Run:
     """
     parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")
-    parser.add_argument("--batch", nargs="+", type=int, default=[1, 8], metavar="N", help="pairs per call (default 1 8)")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, default=[1, 8], metavar="N", help="pairs per call (default 1 8)"
+    )
     parser.add_argument("--dtype", default="float32", help="float32, tf32 (NVIDIA), bf16 or bf16-gradients")
     parser.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
     parser.add_argument("--no-naive", dest="naive", action="store_false", help="leave the naive loops out")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    parser.add_argument("--figure", metavar="FILE", help="also draw cost against pairs, steps and layer, FILE.csv beside it")
-
+    parser.add_argument(
+        "--figure", metavar="FILE", help="also draw cost against pairs, steps and layer, FILE.csv beside it"
+    )
     parser.add_argument("--goals", action="store_true", help="pairs a second beside what a GPU should do, no more")
     parser.add_argument("--table2", type=int, metavar="N", help="seconds of Table 2 for N pairs of JPEGs, no more")
 
     def run(args: argparse.Namespace) -> int:
-        import torch
-        from matplotlib.figure import Figure
-
         from .. import load
         from ..models.openai import ARCHITECTURES
         from ..study import speed
@@ -61,31 +61,40 @@ def command(parser: argparse.ArgumentParser) -> Run:
             return _goals(clip)
         if args.table2 is not None:
             return _table2(clip, args.table2, args.dtype)
-        threads = f", {torch.get_num_threads()} threads" if clip.device.type == "cpu" else ""
-        where = f"{clip.name}, {args.dtype}, {clip.device}{threads}"
-        rate = speed.matrix_rate(clip, args.dtype)
-        if not args.json:
-            print(f"{where}; matrices are multiplied at {rate:.0f} GFLOP/s\n", flush=True)
-            print(_line(HEAD), flush=True)
-        rows = []
-        for row in speed.measure(clip, plan, args.batch, args.dtype, args.naive):
-            rows.append(row)
-            if not args.json:
-                print(_line(row), flush=True)
-        if args.json:
-            clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
-            json.dump({"where": where, "gflop_per_second": rate, "rows": clean}, sys.stdout, indent=1)
-            print()
-        if args.figure:
-            table = speed.scaling(clip, args.dtype)
-            table.to_csv(f"{args.figure}.csv", index=False)
-            figure = Figure(figsize=(13, 3.4), layout="constrained")
-            figure.suptitle(f"NIB: {where}", parse_math=False)
-            speed.draw(figure.subplots(1, 4), table)
-            figure.savefig(args.figure, dpi=120)
-        return 0
+        return _bench(clip, plan, args)
 
     return run
+
+
+def _bench(clip, plan: dict, args: argparse.Namespace) -> int:
+    import torch
+    from matplotlib.figure import Figure
+
+    from ..study import speed
+
+    threads = f", {torch.get_num_threads()} threads" if clip.device.type == "cpu" else ""
+    where = f"{clip.name}, {args.dtype}, {clip.device}{threads}"
+    rate = speed.matrix_rate(clip, args.dtype)
+    if not args.json:
+        print(f"{where}; matrices are multiplied at {rate:.0f} GFLOP/s\n", flush=True)
+        print(_line(HEAD), flush=True)
+    rows = []
+    for row in speed.measure(clip, plan, args.batch, args.dtype, args.naive):
+        rows.append(row)
+        if not args.json:
+            print(_line(row), flush=True)
+    if args.json:
+        clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+        json.dump({"where": where, "gflop_per_second": rate, "rows": clean}, sys.stdout, indent=1)
+        print()
+    if args.figure:
+        table = speed.scaling(clip, args.dtype)
+        table.to_csv(f"{args.figure}.csv", index=False)
+        figure = Figure(figsize=(13, 3.4), layout="constrained")
+        figure.suptitle(f"NIB: {where}", parse_math=False)
+        speed.draw(figure.subplots(1, 4), table)
+        figure.savefig(args.figure, dpi=120)
+    return 0
 
 
 def _goals(clip) -> int:
@@ -125,7 +134,7 @@ HEAD = {
 FORMATS = {
     "seconds": "{:.4f}", "gflop": "{:.1f}", "rate": "{:.0%}", "peak_mb": "{:.0f}", "naive_seconds": "{:.2f}",
     "speedup": "{:.1f}x", "error": "{:.1e}", "best_seconds": "{:.4f}",
-}  # fmt: skip
+}
 
 
 def _line(row: dict) -> str:

@@ -1,4 +1,6 @@
-"""Is a data set fit to be scored? Every picture opened, every caption counted in tokens, and a sheet of thumbnails to look at."""
+"""Is a data set fit to be scored? Every picture opened, every caption counted in tokens, and a sheet of thumbnails to
+look at.
+"""
 
 import textwrap
 from collections.abc import Sequence
@@ -22,11 +24,11 @@ SIDE, LINES = 150, 4  # of a thumbnail and its caption
 def check(dataset: PairDataset) -> pd.DataFrame:
     """One row per pair, in order, indexed by its id.
 
-    Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens (of
-    the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are; they
-    cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not have),
-    brightest (the highest value of the picture's pixels, of 255), problem (why the pair cannot be scored, "" where it
-    can; of a repeated id, that a run would refuse the set).
+    Columns: width, height (pixels; nan where the picture cannot be read), masks (how many), captions (how many), tokens
+    (of the longest caption in CLIP's BPE, BOS and EOS included; CLIP reads 77), too_long and blank (captions that are;
+    they cannot be scored), marked_up (captions with < or &), beyond_ascii (captions with letters that English does not
+    have), brightest (the highest value of the picture's pixels, of 255), problem (why the pair cannot be scored, ""
+    where it can; of a repeated id, that a run would refuse the set).
     """
     tokenizer = SimpleTokenizer()
     rows = [_row(pair, tokenizer) for pair in tqdm(dataset, desc="check", unit="pair", disable=None)]
@@ -51,12 +53,16 @@ def _row(pair: Pair, tokenizer: SimpleTokenizer) -> dict:
         "marked_up": sum("<" in text or "&" in text for text in texts),
         "beyond_ascii": sum(any(c.isalpha() and not c.isascii() for c in text) for text in texts),
         "brightest": np.nan, "problem": "",
-    }  # fmt: skip
+    }
     if not whole:
         halves = "the caption holds half of a sign (a lone surrogate, such as half an emoji): take it out"
         row |= {"blank": 0, "problem": halves}
     elif row["too_long"] + row["blank"] == len(whole):
-        row["problem"] = f"the caption has {lengths.max()} tokens, more than {CONTEXT}" if row["too_long"] else "the caption is empty"
+        row["problem"] = (
+            f"the caption has {lengths.max()} tokens, more than {CONTEXT}"
+            if row["too_long"]
+            else "the caption is empty"
+        )
     try:
         image = pair.image
         row["width"], row["height"] = image.size
@@ -87,17 +93,19 @@ def report(name: str, table: pd.DataFrame) -> str:
         lines += [f"masks: {int(table.masks.sum())}, on {(table.masks > 0).sum()} pairs"]
     if len(table):
         lines += [
-            f"captions: {table.captions.sum()}; the longest of each pair has {table.tokens.min()} to {table.tokens.max()} tokens "
-            f"(median {table.tokens.median():.0f}) of {CONTEXT}",
-            f"captions too long: {table.too_long.sum()}, empty: {table.blank.sum()}, with markup: {table.marked_up.sum()}, "
-            f"with letters beyond ASCII: {table.beyond_ascii.sum()}",
+            f"captions: {table.captions.sum()}; the longest of each pair has {table.tokens.min()} to "
+            f"{table.tokens.max()} tokens (median {table.tokens.median():.0f}) of {CONTEXT}",
+            f"captions too long: {table.too_long.sum()}, empty: {table.blank.sum()}, "
+            f"with markup: {table.marked_up.sum()}, with letters beyond ASCII: {table.beyond_ascii.sum()}",
         ]
     lines += [f"  {pair}: {problem}" for pair, problem in bad.problem.items()]
     return "\n".join(lines)
 
 
 def sheet(dataset: Sequence[Pair], table: pd.DataFrame, columns: int = 8, most: int = 64) -> Image.Image:
-    """Thumbnails with id, caption and masks (tinted red), at most `most` pairs spread over the set, problems among them first."""
+    """Thumbnails with id, caption and masks (tinted red), at most `most` pairs spread over the set, problems among them
+    first.
+    """
     indices = {*np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)}
     bad = np.flatnonzero(table.problem != "")[: most // 2]
     chosen = sorted({*bad, *sorted(indices - {*bad})[: most - len(bad)]})

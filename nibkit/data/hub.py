@@ -1,4 +1,6 @@
-"""What the `datasets` library reads: the Hugging Face hub's sets, fetched once or streamed, and WebDataset's archives."""
+"""What the `datasets` library reads: the Hugging Face hub's sets, fetched once or streamed, and WebDataset's
+archives.
+"""
 
 import contextlib
 import functools
@@ -19,7 +21,9 @@ A_PHOTO = "a photo of a "  # the published prompt, before the name of a class
 
 
 class Preset(NamedTuple):
-    """name: the hub's; text: the column(s) of the captions; stream: rows taken, 0 for all; per_class: first rows of each."""
+    """name: the hub's; text: the column(s) of the captions; stream: rows taken, 0 for all; per_class: first rows of
+    each.
+    """
 
     name: str
     split: str
@@ -38,11 +42,12 @@ PRESETS = {
 
 
 def load(name: str) -> PairDataset:
-    """A name of PRESETS, or "NAME,SPLIT,IMAGE,TEXT" with an optional ",N": stream the first N rows instead of fetching all.
+    """A name of PRESETS, or "NAME,SPLIT,IMAGE,TEXT" with an optional ",N": stream the first N rows instead of fetching
+    all.
 
     NAME: an id on the hub, or a folder of parquet or arrow files. IMAGE, TEXT: names of columns; a text column may hold
-    one caption, a list of captions, or a class (the caption is then "a photo of a CLASS"); several columns are joined by +.
-    DataError where the set, the split or a column is not there, or there is no network.
+    one caption, a list of captions, or a class (the caption is then "a photo of a CLASS"); several columns are joined
+    by +. DataError where the set, the split or a column is not there, or there is no network.
     """
     if name in PRESETS:
         return fetch(*PRESETS[name], called=name)
@@ -56,7 +61,9 @@ def load(name: str) -> PairDataset:
 def fetch(
     name: str, split: str, image: str, text: str, stream: int = 0, per_class: int = 0, called: str | None = None
 ) -> PairDataset:
-    """The pairs of one split; arguments as in `Preset` and `load`, called: the dataset's name here, else the last of `name`."""
+    """The pairs of one split; arguments as in `Preset` and `load`, called: the dataset's name here, else the last of
+    `name`.
+    """
     datasets = _library()
     called = one_line(called or Path(name).name)
     folder = Path(name)
@@ -72,8 +79,8 @@ def fetch(
     except Exception as error:  # the library, its readers and the network raise many kinds
         raise DataError(
             f"hf:{name}, split {split!r}, could not be loaded ({_reason(error)}); without network, load it "
-            "once where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER here "
-            "and load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
+            "once where there is one, save it there with datasets.load_dataset(...).save_to_disk(FOLDER), copy FOLDER "
+            "here and load 'hf:FOLDER,SPLIT,IMAGE,TEXT'; or take a layout of data/README.md"
         ) from error
     for column in (image, *text.split("+")):
         if column not in rows.features:
@@ -153,7 +160,9 @@ def _cell(row: dict, column: str):
 
 @contextlib.contextmanager
 def _promptly(name: str):
-    """Where the hub does not answer one question, its cache is looked into at once: the libraries would retry for half a minute."""
+    """Where the hub does not answer one question, its cache is looked into at once: the libraries would retry for half
+    a minute.
+    """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -196,7 +205,9 @@ def _wordnet():
     try:
         from timm.data import ImageNetInfo
     except ImportError as error:
-        raise ImportError("the names of WordNet ids come from timm; install it with: pip install 'nibkit[open_clip]'") from error
+        raise ImportError(
+            "the names of WordNet ids come from timm; install it with: pip install 'nibkit[open_clip]'"
+        ) from error
     return ImageNetInfo("imagenet22k")
 
 

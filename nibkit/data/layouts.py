@@ -14,19 +14,22 @@ from .pairs import DataError, Pair, PairDataset
 LAYOUTS = {  # path -> what it is, and the name that the dataset gets
     "cc.csv": ("Conceptual Captions as the authors' code reads it: caption, file_path", "conceptual_captions"),
     "en_val.json": ("Flickr8k as that code reads it: a list of {image, caption: [5]}", "flickr8k"),
-    "tiny-imagenet-200/": ("its val: five pictures a class, \"a photo of a \" + the line of words.txt", "tiny-imagenet"),
+    "tiny-imagenet-200/": ('its val: five pictures a class, "a photo of a " + the line of words.txt', "tiny-imagenet"),
     "rsicd.csv": ("remote sensing: image, text", "rsicd"),
     "FOLDER/": ("pictures of yours with captions.csv or metadata.jsonl: image, text; or .tar files", "the folder's"),
     "FILE.csv, .tsv": ("image, text, perhaps mask (and objects) or boxes; any usual separator", "the file's"),
     "captions.txt": ("Flickr8k as Kaggle has it: image, caption, five rows a picture", "the folder's"),
-    "FILE.json": ("Karpathy's form, its part test; COCO's captions; a list as en_val.json", "its dataset, or the file's"),
+    "FILE.json": (
+        "Karpathy's form, its part test; COCO's captions; a list as en_val.json",
+        "its dataset, or the file's",
+    ),
     "FILE.jsonl": ("the same keys as in a table, an object a line", "the file's"),
     "FILE.tar": ("WebDataset: 1.jpg beside 1.txt, or beside 1.json with a caption", "the file's"),
 }
 NAMES = {"cc.csv": "conceptual_captions", "en_val.json": "flickr8k"}
 LISTS = (  # what makes a folder a dataset
     "captions.csv", "metadata.csv", "captions.tsv", "captions.txt", "captions.jsonl", "metadata.jsonl", "en_val.json",
-)  # fmt: skip
+)
 SEVERAL = ("captions.txt", "results.csv")  # Kaggle's Flickr8k and Flickr30k: a row a caption, a picture's in a row
 PER_CLASS = 5
 # What `discover` looks for: name -> files or folders, the authors' own first.
@@ -102,7 +105,9 @@ def _instead(folder: Path) -> str:
 
 
 def _tiny_imagenet(folder: Path) -> list[Pair]:
-    """val as it comes (val_annotations.txt) or sorted into a folder a class; classes and file names in order of the alphabet."""
+    """val as it comes (val_annotations.txt) or sorted into a folder a class; classes and file names in order of the
+    alphabet.
+    """
     words = dict(line.split("\t", 1) for line in _lines(folder / "words.txt"))
     classes, notes = defaultdict(list), folder / "val" / "val_annotations.txt"
     if notes.exists():
@@ -113,9 +118,13 @@ def _tiny_imagenet(folder: Path) -> list[Pair]:
         for path in (folder / "val").glob("n*/**/*.JPEG"):
             classes[path.relative_to(folder / "val").parts[0]].append(path)
     if not classes:
-        raise DataError(f"{folder} has neither val/val_annotations.txt nor pictures in val/WNID/: unpack the archive again")
+        raise DataError(
+            f"{folder} has neither val/val_annotations.txt nor pictures in val/WNID/: unpack the archive again"
+        )
     if unknown := sorted(classes.keys() - words.keys()):
-        raise DataError(f"{folder / 'words.txt'} has no line for {unknown[0]}, a class of val; take the archive's own words.txt")
+        raise DataError(
+            f"{folder / 'words.txt'} has no line for {unknown[0]}, a class of val; take the archive's own words.txt"
+        )
     chosen = [(path, wnid) for wnid in sorted(classes) for path in sorted(classes[wnid])[:PER_CLASS]]
     return [
         Pair(f"tiny-imagenet/{one_line(path.stem)}", A_PHOTO + words[wnid], functools.partial(pictures.read, path))

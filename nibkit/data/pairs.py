@@ -74,10 +74,10 @@ class PairDataset(Sequence):
     def resolve(self, clip, protocol: str = "corrected") -> "PairDataset":
         """The same pairs with one caption each: of several, the most similar to the pair's own picture by `clip`.
 
-        protocol="paper": the most similar to the first picture of its batch of 32 pairs, as the published code has it (a
-        slip: with Flickr8k 31 of 32 captions are chosen for another picture). `benchmark.run` calls this with its own
-        protocol. Captions that are empty or too long for the model are not chosen. Where a picture that is needed cannot
-        be read, "corrected" leaves that pair its first caption, "paper" takes the batch's next picture.
+        protocol="paper": the most similar to the first picture of its batch of 32 pairs, as the published code has it
+        (a slip: with Flickr8k 31 of 32 captions are chosen for another picture). `benchmark.run` calls this with its
+        own protocol. Captions that are empty or too long for the model are not chosen. Where a picture that is needed
+        cannot be read, "corrected" leaves that pair its first caption, "paper" takes the batch's next picture.
         """
         one_of("protocol", protocol, PROTOCOLS)
         pairs = list(self._pairs)

@@ -1,9 +1,9 @@
 """Ask one picture with sliders: `nibkit.explore(clip, image, text)`.
 
-A panel of core ipywidgets around `nibkit.explain`. Moving a slider costs the blocks above the layer and one drawing: the states
-of all layers come from one forward pass (`sharing.Memo`), and results that were seen before are kept. What would take longer than
-PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong is said in a sentence in the panel.
-`python -m nibkit.explorer` measures how long each move takes.
+A panel of core ipywidgets around `nibkit.explain`. Moving a slider costs the blocks above the layer and one drawing:
+the states of all layers come from one forward pass (`sharing.Memo`), and results that were seen before are kept. What
+would take longer than PATIENCE is first shown as a sketch in fewer steps, and says so. What goes wrong is said in a
+sentence in the panel. `python -m nibkit.explorer` measures how long each move takes.
 """
 
 import functools
@@ -59,7 +59,8 @@ class Explorer(widgets.HBox):
         self._picture = functools.lru_cache(8)(lambda picture: (self._pixels(picture), Memo()))
         self._ids = functools.lru_cache(64)(lambda text: clip.tokenize([text]))
         examples = data.load("scenes-captions")[:EXAMPLES]
-        self.pixels = {GIVEN: clip.preprocess(image)} | {f"{p.id}: {p.text}": clip.preprocess(p.image) for p in examples}
+        shown = {GIVEN: image} | {f"{p.id}: {p.text}": p.image for p in examples}
+        self.pixels = {label: clip.preprocess(one) for label, one in shown.items()}
         self._make_controls(text)
         self.map = widgets.Image(format="png", layout={"width": "98%", "max_width": "800px"})
         self.words, self.facts, self.message = (widgets.HTML() for _ in range(3))
@@ -70,8 +71,9 @@ class Explorer(widgets.HBox):
         self._quiet = False
         self._answered: set[tuple] = set()
         self._pace = 0.0  # seconds of a step through one block, of NIB's last answer; 0: not known
-        asking = [self.picture, self.text, self.method, self.rule, self.layer, self.text_layer, self.steps, self.view, self.strength]
-        for control in (*asking, self.ground, *(c for row in self.slots for c in row.children)):
+        asking = [self.picture, self.text, self.method, self.rule, self.layer, self.text_layer, self.steps]
+        drawing = [self.view, self.strength, self.ground, *(c for row in self.slots for c in row.children)]
+        for control in asking + drawing:
             control.observe(self.refresh, "value")
         self.upload.observe(self._take_upload, "value")
         self.refresh()
@@ -84,9 +86,8 @@ class Explorer(widgets.HBox):
             return kind(description=name, layout=full, style=style, **how)
 
         late = {"continuous_update": False}
-        self.picture = widgets.Dropdown(
-            options=[GIVEN, DRAWN, *list(self.pixels)[1:]], description="Picture", style=style, layout={"flex": "1 1 auto", "width": "0"}
-        )
+        there, rest = [GIVEN, DRAWN, *list(self.pixels)[1:]], {"flex": "1 1 auto", "width": "0"}
+        self.picture = widgets.Dropdown(options=there, description="Picture", style=style, layout=rest)
         self.upload = widgets.FileUpload(accept="image/*", description="Upload", layout={"width": "120px"})
         self.text = make(widgets.Text, "Text", value=text, placeholder="a caption, then Enter", **late)
         self.method = make(widgets.Dropdown, "Method", options=list(METHODS))
@@ -99,10 +100,10 @@ class Explorer(widgets.HBox):
         self.view = widgets.ToggleButtons(options=["signed", "heat"], style={"button_width": "84px"})
         self.strength = make(widgets.FloatSlider, "Overlay", value=0.6, max=1, step=0.05, readout_format=".2f", **late)
         picture = widgets.HBox([self.picture, self.upload])
-        name = widgets.Label("Scores", layout={"width": "64px", "margin": "2px 8px 2px 2px", "justify_content": "flex-end"})
+        beside = {"width": "64px", "margin": "2px 8px 2px 2px", "justify_content": "flex-end"}
+        name = widgets.Label("Scores", layout=beside)
         view = widgets.HBox([name, self.view])  # its own description would stand above the buttons
-        one_layer = self.layer.max == self.text_layer.max
-        layers = [self.layer] if one_layer else [self.layer, self.text_layer]
+        layers = [self.layer] if self.layer.max == self.text_layer.max else [self.layer, self.text_layer]
         self.controls = [picture, self.text, self.method, self.rule, *layers, self.steps, view, self.strength]
 
         grounds = {said: name for name, said in world.GROUNDS.items()}
@@ -110,8 +111,6 @@ class Explorer(widgets.HBox):
         self.slots = [_slot(placed, placed in world.CAT_AND_DOG.objects) for placed in SLOTS]
         heads = [widgets.Label(name, layout=CELL) for name in ("object", "across", "down", "size")]
         self.editor = widgets.VBox([self.ground, widgets.HBox(heads), *self.slots], layout={"margin": "10px 0 0"})
-
-    # --- questions ---------------------------------------------------------------------------------------------------
 
     def scene(self) -> world.Scene:
         """What the editor says."""
@@ -135,7 +134,7 @@ class Explorer(widgets.HBox):
         return picture, text, self.method.value, tuple(options.items())
 
     def _sketch(self, question: tuple) -> tuple | None:
-        """The same question in as few steps of NIB's sum as PATIENCE allows; None where all of them fit, or it was answered."""
+        """The same question in as few steps of NIB's sum as PATIENCE allows; None where all fit, or it was answered."""
         *others, options = question
         options = dict(options)
         if question in self._answered or not self._pace or options.get("rule") not in ("riemann", "gauss"):
@@ -144,7 +143,7 @@ class Explorer(widgets.HBox):
         return (*others, tuple((options | {"steps": max(1, int(fit))}).items())) if fit < options["steps"] > 1 else None
 
     def _blocks(self) -> float:
-        """Blocks of the image tower that a step takes, most of the pair's work; the last runs for its readout row alone."""
+        """Blocks of the image tower that a step takes, most of the work; the last runs for its readout alone."""
         return self.layer.max - self.layer.value + 0.3
 
     def _options(self) -> dict[str, widgets.Widget]:
@@ -167,9 +166,8 @@ class Explorer(widgets.HBox):
         return Result(pixels, a, words(self.clip, ids[0], a.text[0]), cosine, dict(zip(names, cosines)))
 
     def _pixels(self, picture: str | world.Scene) -> Tensor:
-        return self.clip.preprocess(world.render(picture)[0]) if isinstance(picture, world.Scene) else self.pixels[picture]
-
-    # --- answers -----------------------------------------------------------------------------------------------------
+        drawn = isinstance(picture, world.Scene)
+        return self.clip.preprocess(world.render(picture)[0]) if drawn else self.pixels[picture]
 
     def refresh(self, change=None) -> None:
         """Answer what the controls say now."""
@@ -190,7 +188,8 @@ class Explorer(widgets.HBox):
                 self._show(self._result(*sketch))
                 self.map.remove_class("nibkit-busy")
                 few, steps = (dict(options)["steps"] for *_, options in (sketch, question))
-                self.message.value = f'<div class="nibkit-note">A sketch in {few} of {steps} steps; the whole answer follows.</div>'
+                said = f"A sketch in {few} of {steps} steps; the whole answer follows."
+                self.message.value = f'<div class="nibkit-note">{said}</div>'
             result = self._result(*question)
             self._show(result)
             if "rule" in dict(question[-1]) and question not in self._answered:

@@ -32,7 +32,8 @@ class Stopwatch:
 
     def set(self, control, value) -> tuple[float, float]:
         """Of setting a control; of an answer anew where it stands there already."""
-        return self(self.panel.refresh if control.value == value else functools.partial(setattr, control, "value", value))
+        move = functools.partial(setattr, control, "value", value)
+        return self(self.panel.refresh if control.value == value else move)
 
 
 def report(name: str, times: list[tuple[float, float]]) -> None:
@@ -53,7 +54,8 @@ def measure(clip) -> None:
         panel.forget()
         kept.append(timed(panel.refresh))
         again.append(timed(panel.refresh))
-    print(f"{clip.name} on {clip.device}, {torch.get_num_threads()} threads: ms from a move to its picture, and to the whole answer")
+    where = f"{clip.name} on {clip.device}, {torch.get_num_threads()} threads"
+    print(f"{where}: ms from a move to its picture, and to the whole answer")
     print(f"{'move':<36}{'median':>10}{'slowest':>10}{'whole':>10}")
     report(f"layer, each of 0..{panel.layer.max}", kept)
     report("  the same, no state kept", fresh)
@@ -74,6 +76,8 @@ def measure(clip) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=measure.__doc__)
-    parser.add_argument("model", nargs="?", default="scenes", help="scenes, or a name such as ViT-B/32, with random weights")
+    parser.add_argument(
+        "model", nargs="?", default="scenes", help="scenes, or a name such as ViT-B/32, with random weights"
+    )
     model = parser.parse_args().model
     measure(load(model, pretrained=model in BUNDLED))

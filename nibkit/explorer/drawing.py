@@ -25,12 +25,12 @@ STYLE = """<style>
 .nibkit-facts th { opacity: .65; }
 .nibkit-busy { opacity: .35; transition: opacity .2s .4s; }
 .nibkit-note { opacity: .65; padding: 2px 0; font-size: 13px; }
-.nibkit-error { border-left: 4px solid #c0392b; background: #c0392b1a; padding: 6px 12px; font-size: 14px; line-height: 1.4; }
+.nibkit-error { border-left: 4px solid #c0392b; background: #c0392b1a; padding: 6px 12px; font-size: 14px; }
 </style>"""
 
 
 class Result(NamedTuple):
-    """What is shown of one question: the words with their scores, F(Z), and the cosine without each object of a scene."""
+    """What is shown of one question: the words with their scores, F(Z), and the cosine without each object."""
 
     pixels: Tensor
     attribution: Attribution

@@ -51,8 +51,8 @@ def explain(
 ) -> Attribution:
     """Both encoders by score(tower, state, layer, target) -> token scores (B, T).
 
-    `state` enters block `layer`, a pair of numbers or a rule for each tower; `target` (B, E) is the other encoder's embedding
-    of the same pair. Raw scores, signed, CLS dropped.
+    `state` enters block `layer`, a pair of numbers or a rule for each tower; `target` (B, E) is the other encoder's
+    embedding of the same pair. Raw scores, signed, CLS dropped.
     """
     return _packed(clip, ids, *_each(clip, pixels, ids, score, layer, batch_size))
 
@@ -113,7 +113,9 @@ class Attended(NamedTuple):
 
 
 def only_allowed(gradient: Tensor, tower: Tower, state: State) -> Tensor:
-    """A mask fixes the probabilities of what a token cannot see at 0: they cannot vary, so their gradient counts as 0."""
+    """A mask fixes the probabilities of what a token cannot see at 0: they cannot vary, so their gradient counts as
+    0.
+    """
     mask = tower.mask(state)
     return gradient if mask is False else gradient.where(allowed(mask, state.tokens), 0)
 
@@ -133,7 +135,9 @@ def attention(tower: Tower, state: State, layer: int, target: Tensor) -> list[At
 
 
 def behind(clip, layer: Layer) -> tuple[int, int]:
-    """Blocks applied once block `layer` of each tower has put out its state; a ValueError where that ends an encoder."""
+    """Blocks applied once block `layer` of each tower has put out its state; a ValueError where that ends an
+    encoder.
+    """
     layers = clip.layers(layer)
     for tower, layer in zip((clip.image, clip.text), layers):
         if layer == last(tower):

@@ -21,7 +21,8 @@ def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "
     """Chefer scores of B pairs as the NIB paper's code computes them: last block only, no roll-out.
 
     pixels (B, 3, H, W) float, ids B 1-D int64 tensors BOS .. EOS. Scores are >= 0, in units of cosine (the published
-    code scales them by the temperature, which its min-max removes). batch_size: rows at once, or memory such as "500MB".
+    code scales them by the temperature, which its min-max removes). batch_size: rows at once, or memory such as
+    "500MB".
     info: passes.
     """
     return explain_by_attention(clip, pixels, ids, lambda p, g: (g * p).clamp(min=0).mean(1), batch_size)

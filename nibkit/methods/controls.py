@@ -17,7 +17,9 @@ def _info(n: int) -> pd.DataFrame:
 
 @method(colour="0.7")
 def random(clip, pixels, ids, *, seed: int = 0) -> Attribution:
-    """Uniform scores in [0, 1] from a generator of its own: same seed, same scores; pair k's do not depend on the batch."""
+    """Uniform scores in [0, 1] from a generator of its own: same seed, same scores; pair k's do not depend on the
+    batch.
+    """
     draws = [np.random.default_rng([seed, *i.tolist()]) for i in at_hand(ids)]
     image = np.stack([rng.random(clip.image.grid, np.float32) for rng in draws])
     text = [rng.random(len(i), np.float32) for rng, i in zip(draws, ids)]

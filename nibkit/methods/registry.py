@@ -13,7 +13,8 @@ from ..models.modes import plain, recordable
 from ..models.sharing import shared, timed
 from ..models.towers import bytes_of
 
-METHODS: dict[str, Callable] = {}  # name -> method(clip, pixels, ids, **options) -> Attribution, as they were registered
+# name -> method(clip, pixels, ids, **options) -> Attribution, as they were registered
+METHODS: dict[str, Callable] = {}
 
 
 def _batch_size(name: str, value: object) -> int | str:
@@ -43,15 +44,15 @@ def method(
     """Make `function(clip, pixels, ids, *, ...) -> Attribution` a method of nibkit: METHODS[function.__name__].
 
     Every method takes `layer` and the COMMON options and ignores those it has no use for, so that a benchmark can give
-    the same to all; any other unknown option is refused. batch_size bounds memory, not results: rows at once, or a budget
-    (`Tower.rows_at_once`), by default "auto"; it changes sums of float32 in their last digits (1e-6 of a score), as the
-    number of threads does. Inputs are checked before work starts, and `info` gains the pair's share of
+    the same to all; any other unknown option is refused. batch_size bounds memory, not results: rows at once, or a
+    budget (`Tower.rows_at_once`), by default "auto"; it changes sums of float32 in their last digits (1e-6 of a score),
+    as the number of threads does. Inputs are checked before work starts, and `info` gains the pair's share of
     the seconds that the method takes by itself: what it found computed (`sharing`) is counted in.
 
-    unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads the
-    blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the pair that reaches the function;
-    `Clip.layers` by default. colour: in figures; None for the next one of the palette. checks: an option of the
-    function's own -> its check, (name, value) -> value or a ValueError, as in `checks`.
+    unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads
+    the blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the pair that reaches the
+    function; `Clip.layers` by default. colour: in figures; None for the next one of the palette. checks: an option of
+    the function's own -> its check, (name, value) -> value or a ValueError, as in `checks`.
 
     Attributes of the method: unit, attention and colour as above; takes, the names of the options it has a use for;
     check(clip, options) -> the options as they reach the function, checked without a run: ValueError, or TypeError for

@@ -43,7 +43,9 @@ def windows(size: int, grid: int) -> Tensor:
 
 
 class Masks:
-    """A picture's masks: `opened` (N, grid, grid) bool and `shift` (N, 2), drawn on the CPU as published; grown there."""
+    """A picture's masks: `opened` (N, grid, grid) bool and `shift` (N, 2), drawn on the CPU as published; grown
+    there.
+    """
 
     def __init__(self, opened: np.ndarray, shift: np.ndarray, size: int, device: torch.device = torch.device("cpu")):
         given = windows(size, opened.shape[-1]), torch.from_numpy(opened).float(), torch.from_numpy(shift)
@@ -142,7 +144,8 @@ def rise(
             return at_least_single(text.embed_rows(State(masked.flatten(0, 1), readout)))
 
     by, towers = probability if paper else None, ((image, image.rows(pixels[:1])), (text, rows))
-    pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)  # no gradient
+    # no gradient
+    pictures, texts = (tower.rows_at_once(batch_size, row, len(tower.blocks) - 1) for tower, row in towers)
     pixel_scores = sample(lambda k: of_pixels[k][None], show_picture, clip.embed_text(ids), masks, pictures, by)
     token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, texts, by)
     info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})

@@ -3,7 +3,6 @@
 import copy
 import functools
 import importlib
-import re
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,15 +18,16 @@ from ..data.pictures import upright_rgb
 from . import open_clip, openai, transformers
 from .devices import onto
 from .files import said
-from .inputs import check_ids, check_model, check_pixels, check_sizes
+from .inputs import check_as_many, check_ids, check_model, check_pixels, check_sizes, list_of_pictures, list_of_texts
 from .modes import plain, same_storage, seeded, unwrapped, view
 from .sharing import once
 from .towers import ImageTower, Layer, TextTower
 
-# A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help; {hub} is
-# the hub's cache); NAMES, those among them that are whole names; matches(name, path), whether a name has another of these
-# forms; of_name(name, pretrained) -> (model, Transform, tokenizer, label); towers(model) -> (ImageTower, TextTower); and
-# here(), what is on this machine. Those that know a kind of folder by its configuration come first.
+# A backend is a module of this folder, for one library. It declares FORMS, what `load` may be given (form -> help;
+# {hub} is the hub's cache); NAMES, those among them that are whole names; matches(name, path), whether a name has
+# another of these forms; of_name(name, pretrained) -> (model, Transform, tokenizer, label); towers(model) ->
+# (ImageTower, TextTower); and here(), what is on this machine. Those that know a kind of folder by its configuration
+# come first.
 BACKENDS = (transformers, open_clip, openai)
 NAMES = tuple(form for backend in reversed(BACKENDS) for forms in backend.FORMS for form in forms.split(", "))
 HALVES = (torch.float16, torch.bfloat16)
@@ -36,9 +36,9 @@ GRADIENTS = (torch.float32, torch.bfloat16)
 
 
 class Clip:
-    """An image tower and a text tower that share an embedding space, with what turns pictures and texts into their inputs.
+    """An image tower and a text tower that share an embedding space, with what makes their inputs.
 
-    `preprocess`: PIL picture(s) -> pixels (B, 3, H, W) float32 (float64 for a float64 model), normalised, on the model's device.
+    `preprocess`: PIL picture(s) -> pixels (B, 3, H, W), normalised, on the device and in the dtype of the weights.
     `tokenize`: text(s) -> a list of B 1-D int64 tensors, BOS .. EOS, not padded.
     `decode`: ids -> a list of word pieces.
     """
@@ -66,12 +66,10 @@ class Clip:
         self.text.before = tokenizer.before
         if self.text.pad is not None and tokenizer.pad is not None:
             self.text.pad = tokenizer.pad
-        if dtype in HALVES:
-            for tower in (self.image, self.text):
+        for tower in (self.image, self.text):
+            if dtype in HALVES:
                 tower.forward_only = functools.partial(plain, half=(self.device.type, dtype))
-
-        if gradients in HALVES:
-            for tower in (self.image, self.text):
+            if gradients in HALVES:
                 tower.differentiated = functools.partial(plain, half=(self.device.type, gradients))
 
     def around(self, model, dtype: torch.dtype | None = None, gradients: torch.dtype | None = None) -> "Clip":
@@ -109,8 +107,8 @@ class Clip:
     def __repr__(self):
         i, t = self.image, self.text
         return (
-            f"Clip({self.name}: image {i.size}x{i.size}, {i.grid[0]}x{i.grid[1]} patches, {len(i.blocks)} blocks of {i.width}; "
-            f"text {len(t.blocks)} blocks of {t.width}; on {self.device})"
+            f"Clip({self.name}: image {i.size}x{i.size}, {i.grid[0]}x{i.grid[1]} patches, {len(i.blocks)} blocks of "
+            f"{i.width}; text {len(t.blocks)} blocks of {t.width}; on {self.device})"
         )
 
     @property
@@ -133,7 +131,7 @@ class Clip:
     def layers(self, layer: Layer = None) -> tuple[int, int]:
         """Where to cut the (image, text) towers.
 
-        layer: a number for both, a pair, or None: three quarters up each tower, the paper's 9 of 12 (`Tower.default_layer`).
+        layer: a number for both, a pair, or None: `Tower.default_layer`, the paper's 9 of 12.
         Errors: ValueError for a number that a tower does not have.
 
         >>> load("scenes").layers((3, 4))
@@ -149,40 +147,32 @@ class Clip:
 
         They are turned upright and made RGB as files are, DataError included: see `data.pictures.upright_rgb`.
         """
-        images = [images] if isinstance(images, Image.Image) else list(images)
-        if not images:
-            raise ValueError("there is no picture; give one or more")
-        if wrong := [i for i in images if not isinstance(i, Image.Image)]:
-            what = type(wrong[0]).__name__
-            raise ValueError(f"a {what} is not a picture; open one first, such as by PIL.Image.open(path)")
+        images = list_of_pictures(images)
         with plain():
             pixels = torch.stack([self._transform(upright_rgb(i)) for i in images])
             return pixels.to(self.device if device is None else device, self.text.embedding.dtype)
 
     def picture(self, pixels: Tensor) -> np.ndarray:
-        """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]: its own mean and std undone."""
+        """What `preprocess` made of one picture, (3, H, W), as RGB to look at, (H, W, 3) in [0, 1]."""
         return self._transform.undo(pixels.cpu().numpy())
 
     def seen(self, mask: np.ndarray) -> np.ndarray:
-        """The part of a picture's mask (H, W) that the model sees, at the mask's resolution: cut as `preprocess` cuts the picture.
+        """The part of a picture's mask (H, W) that the model sees, at the mask's resolution.
 
-        CLIP looks at the square in the middle, SigLIP at all of it; a model that pads pictures gets a padded mask. A map that
-        meets the mask is enlarged to what this returns: `Attribution.signed_map(seen.shape)`.
+        CLIP looks at the square in the middle, SigLIP at all of it; a model that pads pictures gets a padded mask. A
+        map that meets the mask is enlarged to what this returns: `Attribution.signed_map(seen.shape)`.
         """
         return self._transform.seen(mask)
 
     def tokenize(self, texts: str | Sequence[str]) -> list[Tensor]:
         """Text(s) -> B 1-D int64 tensors, BOS .. EOS, not padded; ValueError for one that is too long for the model."""
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        if halves := [text for text in texts if isinstance(text, str) and re.search("[\ud800-\udfff]", text)]:
-            what = "half of a sign (a lone surrogate, such as half an emoji)"
-            raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
-        if wrong := [text for text in texts if not isinstance(text, str)]:
-            raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
+        texts = list_of_texts(texts)
         ids = [self._tokenizer(t) for t in texts]
         for text, i in zip(texts, ids):
             if len(i) > self.text.context:
-                raise ValueError(f"{text[:60]!r}... has {len(i)} tokens; this model reads at most {self.text.context}: shorten it")
+                raise ValueError(
+                    f"{text[:60]!r}... has {len(i)} tokens; this model reads at most {self.text.context}: shorten it"
+                )
         together = onto(self.device, torch.tensor([token for i in ids for token in i], dtype=torch.long))
         return list(together.split([len(i) for i in ids]))
 
@@ -203,22 +193,19 @@ class Clip:
         self._follow()
         once((self, pixels, "checked"), lambda: check_pixels(self, pixels))
         once((self, ids, "checked"), lambda: check_ids(self, ids))
-        if len(ids) != len(pixels):
-            raise ValueError(
-                f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, not {len(ids)}; "
-                "tokenize(texts) makes such a list"
-            )
+        check_as_many(ids, pixels)
 
     def _pixels(self, images) -> Tensor:
         return images if isinstance(images, Tensor) else self.preprocess(images)
 
     def _ids(self, texts) -> list[Tensor]:
-        texts = texts if isinstance(texts, Sequence | Tensor) else list(texts)  # a list stays itself: `sharing` knows it
+        # a list stays itself: `sharing` knows it
+        texts = texts if isinstance(texts, Sequence | Tensor) else list(texts)
         return self.tokenize(texts) if isinstance(texts, str) or any(isinstance(text, str) for text in texts) else texts
 
     @torch.no_grad()
     def embed_image(self, images) -> Tensor:
-        """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised. Errors: ValueError, as in `check`."""
+        """Pixels (B, 3, H, W), or PIL picture(s), -> embeddings (B, E), not normalised. Errors: as in `check`."""
         self._follow()
         pixels = self._pixels(images)
         once((self, pixels, "checked"), lambda: check_pixels(self, pixels))
@@ -243,7 +230,9 @@ class Clip:
         """
         pixels, ids = self._pixels(images), self._ids(texts)
         if len(pixels) != len(ids):
-            raise ValueError(f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each picture its own text")
+            raise ValueError(
+                f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each picture its own text"
+            )
         self.check(pixels, ids)
         return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
@@ -278,19 +267,20 @@ def load(
 
     name: "scenes" (bundled); a model of OpenAI's `clip` package, ViT or ResNet, such as "ViT-B/32";
         "open_clip:ARCH/TAG" or "open_clip:ARCH/FILE", such as "open_clip:ViT-B-32/laion2b_s34b_b79k"; "hf:NAME" or a
-        `save_pretrained` folder (CLIPModel, SiglipModel, Siglip2Model); a folder with open_clip_config.json; a checkpoint
-        file in OpenAI's format and of one of its widths, or "openai:FILE" for one of any width that OpenAI's code made
-        (open_clip's files have the same key names, another activation and other heads: name their ARCH).
+        `save_pretrained` folder (CLIPModel, SiglipModel, Siglip2Model); a folder with open_clip_config.json; a
+        checkpoint file in OpenAI's format and of one of its widths, or "openai:FILE" for one of any width that OpenAI's
+        code made (open_clip's files have the same key names, another activation and other heads: name their ARCH).
     device: "auto" (CUDA, else MPS, else the CPU), "cpu", "cuda", "mps", ...
     pretrained: False gives a name, or the folder's configuration, its true architecture with seeded random weights.
-    dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32", "bfloat16"
-        or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything, not on MPS.
+    dtype: of passes that nobody differentiates (embeddings, the blocks below a method's layer, RISE): "float32",
+        "bfloat16" or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything,
+        not on MPS.
     gradients: "bfloat16" takes the blocks of differentiated passes there too (nib, m2ib, mfaba, the forms of Grad-CAM,
         xgrad; not methods that read attention), about twice as fast on a GPU; `python -m nibkit bench --dtype
         bf16-gradients` measures how far scores move.
-    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work, with the
-    name: ValueError for an unknown name, and for a file or folder that does not hold just the model's weights, holds
-    some that are not finite, or would run code; OSError for weights that are not to be had.
+    A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work, with
+    the name: ValueError for an unknown name, and for a file or folder that does not hold just the model's weights,
+    holds some that are not finite, or would run code; OSError for weights that are not to be had.
 
     >>> load("scenes", device="cpu")
     Clip(scenes: image 224x224, 7x7 patches, 12 blocks of 128; text 12 blocks of 128; on cpu)
@@ -325,7 +315,7 @@ def _unpickled(kind: type, name: str, model, backend: str, *parts) -> Clip:
 
 
 def _backend(name: str):
-    """The module of BACKENDS that loads `name`: the one whose very name it is, or else the first that knows such a thing."""
+    """The module of BACKENDS that loads `name`: the one whose very name it is, or else the first that matches."""
     for backend in BACKENDS:
         if name in backend.NAMES:
             return backend

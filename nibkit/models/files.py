@@ -16,10 +16,17 @@ from torch import Tensor
 from ..paths import WAIT
 
 STORAGES = {
-    "DoubleStorage": torch.float64, "FloatStorage": torch.float32, "HalfStorage": torch.float16, "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
-}  # fmt: skip
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 
 NESTS = ("state_dict", "model_state_dict", "model", "ema_state_dict", "module", "weights")  # where weights are kept
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -57,7 +64,8 @@ def ask_hub(repository: str, what: str, where: str) -> None:
     try:
         huggingface_hub.HfApi().model_info(repository, timeout=WAIT)
     except Exception as error:  # each release has another family of them
-        folder = f"the folder models--{repository.replace('/', '--')} of its cache into {huggingface_hub.constants.HF_HUB_CACHE}"
+        cache = huggingface_hub.constants.HF_HUB_CACHE
+        folder = f"the folder models--{repository.replace('/', '--')} of its cache into {cache}"
         raise absent(what, f"{folder}; or {where}", error) from error
 
 
@@ -69,7 +77,9 @@ def hub_folder() -> Path:
 
 def hub_models() -> list[str]:
     """Names on the hub that its cache has a folder of."""
-    return [folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))]
+    return [
+        folder.name.removeprefix("models--").replace("--", "/") for folder in sorted(hub_folder().glob("models--*"))
+    ]
 
 
 @contextlib.contextmanager

@@ -1,6 +1,10 @@
 """Whether pixels and ids, and another model, are what a Clip takes, before work starts."""
 
+import re
+from collections.abc import Sequence
+
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .devices import at_hand
@@ -50,7 +54,9 @@ def _check_device(clip, what: str, tensor: Tensor) -> None:
 
 
 def check_model(clip, model: torch.nn.Module) -> None:
-    """Raise a ValueError with a sentence where a model is of another kind than the Clip's, or not in single precision."""
+    """Raise a ValueError with a sentence where a model is of another kind than the Clip's, or not in single
+    precision.
+    """
     kind = type(clip.model)
     if not isinstance(model, kind):
         raise ValueError(f"a {type(model).__name__} is no {kind.__name__}, which {clip.name} is; load one of its kind")
@@ -66,3 +72,34 @@ def check_sizes(clip, other) -> None:
     if ours != theirs:
         what = "(pixels, grid, vocabulary, context)"
         raise ValueError(f"the model takes {what} {theirs}, {clip.name} {ours}; load one like it")
+
+
+def check_as_many(ids: list[Tensor], pixels: Tensor) -> None:
+    """Raise a ValueError with a sentence where there is not a text for each picture."""
+    if len(ids) != len(pixels):
+        raise ValueError(
+            f"ids must be a list of {len(pixels)} 1-D int64 tensors, one for each picture, not {len(ids)}; "
+            "tokenize(texts) makes such a list"
+        )
+
+
+def list_of_pictures(images: Image.Image | Sequence[Image.Image]) -> list[Image.Image]:
+    """One picture or several as a list; a ValueError where there is none, or something else."""
+    images = [images] if isinstance(images, Image.Image) else list(images)
+    if not images:
+        raise ValueError("there is no picture; give one or more")
+    if wrong := [i for i in images if not isinstance(i, Image.Image)]:
+        what = type(wrong[0]).__name__
+        raise ValueError(f"a {what} is not a picture; open one first, such as by PIL.Image.open(path)")
+    return images
+
+
+def list_of_texts(texts: str | Sequence[str]) -> list[str]:
+    """One text or several as a list; a ValueError for anything else, and for a text that no tokenizer can take."""
+    texts = [texts] if isinstance(texts, str) else list(texts)
+    if halves := [text for text in texts if isinstance(text, str) and re.search("[\ud800-\udfff]", text)]:
+        what = "half of a sign (a lone surrogate, such as half an emoji)"
+        raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
+    if wrong := [text for text in texts if not isinstance(text, str)]:
+        raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
+    return texts

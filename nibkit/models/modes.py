@@ -15,7 +15,8 @@ _inside: ContextVar[bool] = ContextVar("nibkit.modes", default=False)
 
 @contextlib.contextmanager
 def plain(grad: bool | None = None, half: tuple[str, torch.dtype] | None = None) -> Iterator[None]:
-    """No inference mode, no autocast, float32 as the default, convolutions as products: numbers and gradients do not depend on who calls.
+    """No inference mode, no autocast, float32 as the default, convolutions as products: numbers and gradients do not
+    depend on who calls.
 
     grad: whether gradients are recorded; None: as outside. half: (device type, dtype) of an autocast of nibkit's own.
     Within another `plain` only these two count.

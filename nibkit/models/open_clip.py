@@ -27,7 +27,9 @@ def _then(*steps):
 
 def _block(b) -> Block:
     if type(b).__name__ != "ResidualAttentionBlock":
-        raise ValueError(f"open_clip's {type(b).__name__} is not a plain pre-LayerNorm block; nibkit does not know its attention")
+        raise ValueError(
+            f"open_clip's {type(b).__name__} is not a plain pre-LayerNorm block; nibkit does not know its attention"
+        )
     qkv = parts(3, lambda: (b.attn.in_proj_weight, b.attn.in_proj_bias))
     out, mlp = _then(b.attn.out_proj, b.ls_1), _then(b.mlp, b.ls_2)
     return Block(b.attn.num_heads, norm(b.ln_1), *qkv, out, norm(b.ln_2), mlp)
@@ -54,7 +56,9 @@ class OpenClipImage(OpenAIImage):
         if visual.attn_pool is not None and visual.attn_pool_contrastive is None and visual.pool_type == "tok":
             self.blocks.append(_coca_pool(visual.attn_pool))
         elif visual.attn_pool is not None or visual.pool_type not in ("tok", "avg"):
-            raise ValueError(f"open_clip's pooling {visual.pool_type!r} with attentional pooling is not known to nibkit")
+            raise ValueError(
+                f"open_clip's pooling {visual.pool_type!r} with attentional pooling is not known to nibkit"
+            )
         elif visual.pool_type == "avg":
             self.unattended = "is pooled by a mean: no token's attention is the embedding's"
             self.blocks.append(Stage(lambda x: visual._pool(x)[0][:, None]))
@@ -69,7 +73,9 @@ class TimmImage(ImageTower):
 
         self._visual, self._trunk = visual, (trunk := visual.trunk)
         if not isinstance(trunk, VisionTransformer):
-            raise ValueError(f"open_clip's image tower is timm's {type(trunk).__name__}; nibkit cuts ViT and OpenAI's ResNets")
+            raise ValueError(
+                f"open_clip's image tower is timm's {type(trunk).__name__}; nibkit cuts ViT and OpenAI's ResNets"
+            )
         self.blocks = [self._block(b) for b in trunk.blocks]
         self.width, self.grid, self.size = trunk.embed_dim, trunk.patch_embed.grid_size, visual.image_size[0]
         self.prefix = trunk.num_prefix_tokens
@@ -83,7 +89,9 @@ class TimmImage(ImageTower):
     def _block(b) -> Block:
         plain = type(b).__name__ == "Block" and type(b.attn).__name__ == "Attention" and b.attn.gate is None
         if not plain or not all(isinstance(m, torch.nn.Identity) for m in (b.attn.q_norm, b.attn.k_norm, b.attn.norm)):
-            raise ValueError(f"timm's {type(b).__name__} with {type(b.attn).__name__} is not a plain pre-LayerNorm block")
+            raise ValueError(
+                f"timm's {type(b).__name__} with {type(b.attn).__name__} is not a plain pre-LayerNorm block"
+            )
         qkv = parts(3, lambda: (b.attn.qkv.weight, b.attn.qkv.bias))
         out, mlp = _then(b.attn.proj, b.ls1), _then(b.mlp, b.ls2)
         return Block(b.attn.num_heads, norm(b.norm1), *qkv, out, norm(b.norm2), mlp)
@@ -91,7 +99,8 @@ class TimmImage(ImageTower):
     @staticmethod
     def _pool(trunk) -> Pool:
         p = trunk.attn_pool
-        if type(p).__name__ != "AttentionPoolLatent" or p.latent_len > 1 or p.pos_embed is not None or trunk.num_prefix_tokens:
+        plain = type(p).__name__ == "AttentionPoolLatent" and p.latent_len == 1 and p.pos_embed is None
+        if not plain or trunk.num_prefix_tokens:
             raise ValueError(f"timm's {type(p).__name__} with {p.latent_len} queries is not SigLIP's pooling")
         k, v = parts(2, lambda: (p.kv.weight, p.kv.bias))
         q, probe = lambda: (p.q.weight, p.q.bias), lambda: p.latent[0, 0]
@@ -106,7 +115,8 @@ class TimmImage(ImageTower):
 
     def head(self, row):
         trunk = self._trunk
-        row = norm(trunk.norm)(row) if isinstance(self.blocks[-1], Block) and not isinstance(self.blocks[-1], Pool) else row
+        if isinstance(self.blocks[-1], Block) and not isinstance(self.blocks[-1], Pool):
+            row = norm(trunk.norm)(row)
         return self._visual.head(trunk.head(norm(trunk.fc_norm)(row)))
 
 
@@ -137,14 +147,16 @@ class OpenClipText(TextTower):
 
     def head(self, row):
         row, projection = norm(self._text.ln_final)(row), self._text.text_projection
-        return row if projection is None else projection(row) if isinstance(projection, torch.nn.Module) else row @ projection
+        if isinstance(projection, torch.nn.Module):
+            return projection(row)
+        return row if projection is None else row @ projection
 
 
 class CocaText(OpenClipText):
     """CoCa's class token stands behind the padding and sees all before it but itself.
 
-    The mask of the released models is off by one: the first padding token is seen, the class token is not. A text of 76 tokens,
-    all that fit, would have it seen: one fewer is taken here.
+    The mask of the released models is off by one: the first padding token is seen, the class token is not. A text of 76
+    tokens, all that fit, would have it seen: one fewer is taken here.
     """
 
     def __init__(self, text, pool, eos):
@@ -174,7 +186,9 @@ def towers(model) -> tuple[ImageTower, TextTower]:
     """open_clip's CLIP, CustomTextCLIP or CoCa -> the two towers of its contrastive embedding."""
     visual, text = model.visual, getattr(model, "text", model)
     if not hasattr(text, "token_embedding"):
-        raise ValueError("this open_clip model has a text tower of transformers; nibkit cuts open_clip's own text towers")
+        raise ValueError(
+            "this open_clip model has a text tower of transformers; nibkit cuts open_clip's own text towers"
+        )
     kind = "trunk" if hasattr(visual, "trunk") else "resnet" if hasattr(visual, "layer4") else "vit"
     size = square(visual.image_size)
     image = {"trunk": TimmImage, "resnet": lambda v: ResNetImage(v, size), "vit": OpenClipImage}[kind](visual)
@@ -201,22 +215,28 @@ def matches(name: str, path: Path) -> bool:
 
 
 def of_name(name: str, pretrained: bool):
-    """ARCH/TAG, ARCH/FILE, hf-hub:NAME or a folder with open_clip_config.json -> (model, transform, tokenizer, label)."""
+    """ARCH/TAG, ARCH/FILE, hf-hub:NAME or a folder with open_clip_config.json -> (model, transform, ...)."""
     source = name.removeprefix("open_clip:")
     try:
         import open_clip
     except ImportError as error:
-        raise ImportError("open_clip: models need open_clip; install it with: pip install 'nibkit[open_clip]'") from error
+        raise ImportError(
+            "open_clip: models need open_clip; install it with: pip install 'nibkit[open_clip]'"
+        ) from error
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     folder, tag, file = Path(source), "", None
     if source.startswith("hf-hub:"):
-        ask_hub(source.removeprefix("hf-hub:"), f"open_clip:{source}'s files", "a folder of its files, and load that FOLDER")
+        ask_hub(
+            source.removeprefix("hf-hub:"), f"open_clip:{source}'s files", "a folder of its files, and load that FOLDER"
+        )
         architecture = source
     elif folder.is_dir():
         architecture, file = f"local-dir:{source}", open_clip.factory._find_checkpoint_in_dir(folder)
         if file is None and pretrained:
-            raise FileNotFoundError(f"{source} has open_clip_config.json and no weights; put open_clip_model.safetensors there")
+            raise FileNotFoundError(
+                f"{source} has open_clip_config.json and no weights; put open_clip_model.safetensors there"
+            )
     else:
         architecture, _, tag = source.partition("/")
     _check(open_clip, architecture)
@@ -282,7 +302,7 @@ def _weights(open_clip, architecture: str, tag: str) -> str:
 
 
 def _fill(open_clip, model, file: Path) -> None:
-    """The library's own reading of a checkpoint, with its conversions, once nibkit has seen that it is nothing but weights."""
+    """The library's own reading of a checkpoint, with its conversions, once it is known to be nothing but weights."""
     state = read(file)
     library, open_clip.factory.load_state_dict = open_clip.factory.load_state_dict, lambda *_, **__: dict(state)
     try:

@@ -40,7 +40,9 @@ class _Frame:
 
 @dataclass
 class Memo:
-    """What is known about some inputs; it holds on to them. `shared(memo)` goes on where an earlier one with it ended."""
+    """What is known about some inputs; it holds on to them. `shared(memo)` goes on where an earlier one with it
+    ended.
+    """
 
     known: dict[tuple, _Known] = field(default_factory=dict)
     frames: list[_Frame] = field(default_factory=lambda: [_Frame()])
@@ -68,7 +70,7 @@ def shared(memo: Memo | None = None) -> Iterator[None]:
 
 
 def once(key: tuple, make: Callable[[], Any]) -> Any:
-    """make(), or what it returned within `shared` for the same key: names and numbers by value, all else by identity."""
+    """make(), or what it gave within `shared` for the same key: names and numbers by value, the rest by identity."""
     memo = _memo.get()
     if memo is None:
         return make()

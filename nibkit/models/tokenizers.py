@@ -1,9 +1,11 @@
 """Tokenizers of all libraries under one face.
 
-tokenizer(text) -> ids from BOS to EOS, not padded; tokenizer.pieces(ids) -> as many strings, a space behind the end of a word.
+tokenizer(text) -> ids from BOS to EOS, not padded; tokenizer.pieces(ids) -> as many strings, a space behind the end of
+a word.
 Joined, the pieces are what was read: a letter whose bytes are spread over several tokens stands in the last piece.
 A mark such as "<|endoftext|>" that stands in a text is read as any other letters: it ends nothing.
-`before`: tokens in front of the first word (BOS, or none); `pad`: the id that fills texts up, None where nobody sees it.
+`before`: tokens in front of the first word (BOS, or none); `pad`: the id that fills texts up, None where nobody sees
+it.
 """
 
 import codecs

@@ -20,8 +20,9 @@ def square(size: int | Sequence[int]) -> int:
 class Transform:
     """A backend's preprocessing: an RGB picture -> pixels (3, size, size), (value - mean) / std of each channel.
 
-    fit: how it makes pictures square: "shortest" scales the short side and cuts the middle, "longest" scales the long side
-    and pads, "squash" scales both, "none" cuts the middle without scaling. mean, std: of R, G, B, for values in [0, 1].
+    fit: how it makes pictures square: "shortest" scales the short side and cuts the middle, "longest" scales the long
+    side and pads, "squash" scales both, "none" cuts the middle without scaling. mean, std: of R, G, B, for values in
+    [0, 1].
     share: how many rows and columns of the scaled square are kept, the crop's size by the resize's; above 1 they are
     padded. For "none", the crop's size itself.
     """

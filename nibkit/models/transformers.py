@@ -1,7 +1,7 @@
 """Hugging Face transformers' CLIPModel, SiglipModel and Siglip2Model, releases 4 and 5.
 
-Their layers' call signature and what `get_image_features` returns changed between the two; their weights did not, and only these
-are read here.
+Their layers' call signature and what `get_image_features` returns changed between the two; their weights did not, and
+only these are read here.
 """
 
 import functools
@@ -66,7 +66,9 @@ class SiglipImage(ImageTower):
         self.width, self.patch, self.grid = config.hidden_size, patch, (side, side)
         self.size = side * patch if self._naflex else square(config.image_size)
         if not hasattr(v, "head"):
-            raise ValueError("this SiglipModel has no pooling head (vision_use_head=False), so it makes no image embedding")
+            raise ValueError(
+                "this SiglipModel has no pooling head (vision_use_head=False), so it makes no image embedding"
+            )
         a = v.head.attention
         qkv = parts(3, lambda: (a.in_proj_weight, a.in_proj_bias))
         mlp, probe = v.head.mlp, lambda: v.head.probe[0, 0]
@@ -119,7 +121,9 @@ class HFText(TextTower):
 
 
 class SiglipText(HFText):
-    """Every token sees every other, the padding too; the embedding is read at the last place, mostly a padding token."""
+    """Every token sees every other, the padding too; the embedding is read at the last place, mostly a padding
+    token.
+    """
 
     causal = False
 
@@ -163,13 +167,16 @@ def of_name(name: str, pretrained: bool):
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("hf: models need transformers; install it with: pip install 'nibkit[transformers]'") from error
+        raise ImportError(
+            "hf: models need transformers; install it with: pip install 'nibkit[transformers]'"
+        ) from error
     folder, local = Path(source), Path(source).is_dir()
     if not local:
         folder = _snapshot(source)
     elif not (folder / "config.json").is_file():
         raise FileNotFoundError(
-            f"the folder {source} has no config.json: it is not a transformers model; save one with model.save_pretrained(FOLDER)"
+            f"the folder {source} has no config.json: it is not a transformers model; save one with "
+            "model.save_pretrained(FOLDER)"
         )
     config = _json(folder / "config.json")
     if config.get("model_type") not in CLASSES:

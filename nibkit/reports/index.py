@@ -16,7 +16,9 @@ from .hashes import tree
 
 
 def thumbnail(path: Path) -> str:
-    """A PNG as a data URI at twice the height at which the overview shows it; "" for a file that is no whole picture."""
+    """A PNG as a data URI at twice the height at which the overview shows it; "" for a file that is no whole
+    picture.
+    """
     buffer = io.BytesIO()
     try:
         with Image.open(path, formats=["PNG"]) as picture:
@@ -29,8 +31,8 @@ def thumbnail(path: Path) -> str:
 
 
 def write_index(out: Path) -> Path:
-    """Write out/index.html, a page that needs no other file: every run known below `out`, and links and thumbnails of what
-    those that ended have left.
+    """Write out/index.html, a page that needs no other file: every run known below `out`, and links and thumbnails of
+    what those that ended have left.
     """
     runs = []
     for state in sorted((out / ".state").glob("*.json")):

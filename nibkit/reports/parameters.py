@@ -35,7 +35,8 @@ class Run:
 class Subject:
     """A model and data that the notebooks are run on in place of the bundled ones.
 
-    model: what `nibkit.load` takes; slug: its name as a folder; data: name -> what `nibkit.data.load` takes, may be empty;
+    model: what `nibkit.load` takes; slug: its name as a folder; data: name -> what `nibkit.data.load` takes, may be
+    empty;
     about: model, checksum of its weights, and how many pairs each data set has.
     """
 
@@ -46,7 +47,8 @@ class Subject:
 
 
 def subject(model: str, folder: str | None = None) -> Subject:
-    """The Subject of a model and a folder that holds data sets (see `nibkit.data.discover`); "hf" fetches the hub's presets.
+    """The Subject of a model and a folder that holds data sets (see `nibkit.data.discover`); "hf" fetches the hub's
+    presets.
 
     Both are loaded once, so that what is missing is said before any notebook runs. Errors: those of `nibkit.load` and
     `nibkit.data.load`.
@@ -170,7 +172,8 @@ def plan(
     if about and "model" in parameters:
         raise ValueError(f"the model is {about.model} already; leave -p model out")
     short = {path: name for name, path in about.data.items()} if about else {}
-    named = lambda notebook, values: _name(notebook, [short.get(str(v), v) for v in values])  # noqa: E731
+    def named(notebook, values):
+        return _name(notebook, [short.get(str(v), v) for v in values])
     table = [(notebook, entry) for notebook in numbered(notebooks) for entry in _entries(notebook, about)]
     selected = select(table, [named(notebook, entry.values()) for notebook, entry in table], only)
     allowed = {notebook: declared(notebook) for notebook, _ in selected}

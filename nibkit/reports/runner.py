@@ -30,8 +30,8 @@ from .parameters import Run, Subject, declared, numbered, plan, select
 
 # Stands on a page of another model or data, below what it was made with.
 OTHERS = (
-    "The sentences of this notebook were written about the bundled model and drawings. Where they name a finding, it is theirs: "
-    "of what is named above, only the tables and figures below speak."
+    "The sentences of this notebook were written about the bundled model and drawings. Where they name a finding, it "
+    "is theirs: of what is named above, only the tables and figures below speak."
 )
 
 
@@ -60,15 +60,15 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
 
     jobs: how many such processes share this machine's cores. Errors: FileNotFoundError where the notebook is not here.
 
-    Files of an earlier execution with another hash, or of none that is known here (a fresh clone), are removed first; with
-    the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one more try,
-    a cell that raises does not.
+    Files of an earlier execution with another hash, or of none that is known here (a fresh clone), are removed first;
+    with the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one
+    more try, a cell that raises does not.
     """
     folder, cwd = out / run.name, run.notebook.parent
     if not run.notebook.exists():
         raise FileNotFoundError(
-            f"{socket.gethostname()} has no {run.notebook}: give every worker this checkout at the same path, such as on a "
-            "shared file system"
+            f"{socket.gethostname()} has no {run.notebook}: give every worker this checkout at the same path, such "
+            "as on a shared file system"
         )
     previous = _record(out, run.name)
     if not previous or previous["hash"] != digest:
@@ -127,10 +127,10 @@ def run_reports(
 ) -> list[dict]:
     """Make the reports of the notebooks in a folder; returns one record per run, in order.
 
-    only, parameters, about: see `plan`; it and `early` refuse bad ones before anything runs. jobs: notebooks side by side,
-    each in a process of its own, so that this needs no cluster and no Dask.
-    client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They see
-    the same checkout and the same `out`, at the same paths.
+    only, parameters, about: see `plan`; it and `early` refuse bad ones before anything runs. jobs: notebooks side by
+    side, each in a process of its own, so that this needs no cluster and no Dask.
+    client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They
+    see the same checkout and the same `out`, at the same paths.
     A run that ended well and whose `fingerprint` is unchanged is not repeated, unless `force`.
     A record has name, title, question, parameters, about, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
     and, for a failed run, error: the cell (counted from 1), its first line, and the exception.
@@ -152,7 +152,8 @@ def run_reports(
     if todo and not any(_is_index(run) for run, _ in todo):
         todo += [(run, fingerprint(run, shared)) for run in runs if _is_index(run)]
     stages = [[t for t in todo if not _is_index(t[0])], [t for t in todo if _is_index(t[0])]]
-    pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)  # a thread only waits for its process
+    # a thread only waits for its process
+    pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)
     for record in _executed(pool, stages, out, jobs):
         records[record["name"]] = record
     write_index(out)
@@ -192,8 +193,8 @@ def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -
 def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
     """Re-execute the committed notebooks in place with their defaults, and `clean` them; returns name -> error.
 
-    only: beginnings of notebook names, all where empty. A notebook that fails keeps its file as it was. Rows that an earlier
-    execution left where the notebook writes are made anew: they may be another version's.
+    only: beginnings of notebook names, all where empty. A notebook that fails keeps its file as it was. Rows that an
+    earlier execution left where the notebook writes are made anew: they may be another version's.
     """
     found = numbered(Path(notebooks))
     failures = {}
@@ -201,7 +202,8 @@ def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
         bar.set_postfix_str(notebook.stem)
         nb = clean(nbformat.read(notebook, as_version=4))
         out = declared(notebook).get("out")
-        resumable = (notebook.parent / out["default"]).glob(f"*{SETTINGS}") if out else ()  # `benchmark.run` leaves them
+        # `benchmark.run` leaves them
+        resumable = (notebook.parent / out["default"]).glob(f"*{SETTINGS}") if out else ()
         for settings in resumable:
             settings.unlink()
             settings.with_name(settings.name.removesuffix(SETTINGS)).unlink(missing_ok=True)
@@ -213,7 +215,8 @@ def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
         except (nbclient.exceptions.CellExecutionError, RuntimeError) as error:  # a kernel that dies is a RuntimeError
             failures[notebook.stem] = failure(nb) or str(error)
             continue
-        except (AssertionError, asyncio.CancelledError):  # how nbclient ends when SIGINT or SIGTERM has made it drop its kernel
+        # how nbclient ends when SIGINT or SIGTERM has made it drop its kernel
+        except (AssertionError, asyncio.CancelledError):
             raise KeyboardInterrupt from None
         nbformat.write(clean(nb), notebook)
     return failures

@@ -4,8 +4,8 @@
 one step at a time, nothing shared between the image's run and the text's. They compute the scores of `METHODS` and are
 there to be counted, and to be compared with.
 
-`calls` runs a method on towers whose blocks note every use. Table 8 counts the calls of *one* image block, batched calls
-once and the evaluation's embedding included (`passes`); `whole_encoders` adds up all blocks of both encoders.
+`calls` runs a method on towers whose blocks note every use. Table 8 counts the calls of *one* image block, batched
+calls once and the evaluation's embedding included (`passes`); `whole_encoders` adds up all blocks of both encoders.
 """
 
 import copy
@@ -142,7 +142,9 @@ def gradcam(own: Side, other: Side, *, layer: int = 9) -> Tensor:
 
 
 def attended(own: Side, other: Side) -> tuple[Tensor, Tensor]:
-    """The last block's attention probabilities and d cosine / d probabilities at the readout row, (1, heads, T) each."""
+    """The last block's attention probabilities and d cosine / d probabilities at the readout row, (1, heads, T)
+    each.
+    """
     target, tower, last = embedding(other), own.tower, len(own.tower.blocks) - 1
     x, block = tower.state(own.inputs, last), tower.blocks[last]
     p, values = block.attention(x.tokens, tower.causal)
@@ -199,14 +201,16 @@ def _explained(name: str, image: Side, text: Side, options: dict) -> Attribution
     scores, words = PUBLISHED[name](image, text, **options), PUBLISHED[name](text, image, **options)
     if scores.ndim == 2:  # per token; rise scores pixels
         scores = image.tower.patches(scores)
-    return Attribution(scores.float().cpu().numpy(), as_arrays(ragged(words, text.inputs)), image.tower.size, pd.DataFrame(index=[0]))
+    return Attribution(
+        scores.float().cpu().numpy(), as_arrays(ragged(words, text.inputs)), image.tower.size, pd.DataFrame(index=[0])
+    )
 
 
 def published(clip, name: str, pixels: Tensor, ids: list[Tensor], weights: bool = False, **options) -> Attribution:
     """One pair by one of the paper's eight methods in the published control flow; scores as METHODS[name] has them.
 
-    pixels (1, 3, H, W), ids one 1-D int64 tensor in a list. weights: compute the gradients of all weights too, as a loop
-    does that leaves them switched on. options: the loop's own, such as layer, steps, masks.
+    pixels (1, 3, H, W), ids one 1-D int64 tensor in a list. weights: compute the gradients of all weights too, as a
+    loop does that leaves them switched on. options: the loop's own, such as layer, steps, masks.
     Errors: ValueError for an unknown name or more than one pair.
     """
     one_of("method", name, PUBLISHED)
@@ -295,10 +299,11 @@ def passes(log: pd.DataFrame, block_index: int = 9) -> dict[str, int]:
 
 
 def whole_encoders(log: pd.DataFrame) -> pd.DataFrame:
-    """What `calls` found in units of one whole encoder, the evaluation left out: index tower, columns forward, backward.
+    """What `calls` found in units of one whole encoder, the evaluation left out: index tower, columns forward,
+    backward.
 
-    Under "rows" one unit is one input through all blocks of the tower; under "calls" it is one batch, whatever its size.
-    A block that works for its readout row alone, or whose attention alone gets a gradient, counts in full.
+    Under "rows" one unit is one input through all blocks of the tower; under "calls" it is one batch, whatever its
+    size. A block that works for its readout row alone, or whose attention alone gets a gradient, counts in full.
     """
     blocks = 1 + log.groupby("tower").block.max()  # any embedding takes the last one
     groups = log[log.stage == "explanation"].groupby(["tower", "direction"]).rows

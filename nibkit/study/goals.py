@@ -85,7 +85,9 @@ def measure(clip, goals=GOALS, sizes=SIZES, budget: float = 0.6) -> Iterator[dic
 
 
 def same_scores(device: str, n: int = 4) -> Iterator[tuple[str, float]]:
-    """Each method on the bundled model in float32: (name, largest difference from the CPU, as a share of the largest)."""
+    """Each method on the bundled model in float32: (name, largest difference from the CPU, as a share of the
+    largest).
+    """
     quick = {"rise": {"masks": 100}, "m2ib": {"steps": 5}}
     there, here = load("scenes", device=device), load("scenes", device="cpu")
     data = pairs(here, n)

@@ -63,8 +63,8 @@ def pairs(clip, n: int, words: int = 10, seed: int = 0) -> tuple[Tensor, list[Te
 @contextlib.contextmanager
 def precision(clip, dtype: str) -> Iterator:
     """`clip` in a dtype of DTYPES, the weights shared: bf16 is `nibkit.load(dtype="bfloat16")`, passes that nobody
-    differentiates (NIB's integrand stays float32); bf16-gradients those too, `nibkit.load(gradients="bfloat16")`; tf32 is
-    a setting of all of float32's products. Errors: ValueError.
+    differentiates (NIB's integrand stays float32); bf16-gradients those too, `nibkit.load(gradients="bfloat16")`; tf32
+    is a setting of all of float32's products. Errors: ValueError.
     """
     one_of("dtype", dtype, DTYPES)
     if dtype == "tf32" and clip.device.type != "cuda":
@@ -96,7 +96,9 @@ def fastest(run: Callable, device: torch.device, budget: float = BUDGET) -> floa
 
 
 def matrix_rate(clip, dtype: str = "float32", budget: float = 0.5, size: int = 2048) -> float:
-    """GFLOP/s of the product of two square matrices where the model is, the fastest of some: what there is to be had."""
+    """GFLOP/s of the product of two square matrices where the model is, the fastest of some: what there is to be
+    had.
+    """
     with precision(clip, dtype):
         single = torch.randn(2, size, size, device=clip.device)
         a, b = single.bfloat16() if dtype in HALVES else single
@@ -165,12 +167,14 @@ def _measured(clip, methods, batches, dtype, naive, budget) -> Iterator[dict]:
         maps = np.linspace(0, 1, side * side, dtype=np.float32).reshape(1, side, side).repeat(batch, 0)
         words = [np.linspace(0, 1, len(i), dtype=np.float32) for i in data[1]]
         with shared():
-            run = lambda clip: confidence(clip, *data, maps, words)  # noqa: B023, E731
+            def run(clip):
+                return confidence(clip, *data, maps, words)
             run(clip)
             yield _row(clip, "metrics of one method", batch, run, dtype, budget, math.nan, 0.0)
     if len(names := [label for label in methods if label in efficiency.PUBLISHED and label != "rise"]) > 1:
         data = pairs(clip, 1)
-        run = lambda clip: _together(clip, data, [methods[name] for name in names])  # noqa: E731
+        def run(clip):
+            return _together(clip, data, [methods[name] for name in names])
         yield _row(clip, f"{len(names)} methods, metrics", 1, run, dtype, budget, sum(slowly[n] for n in names), 0.0)
 
 
@@ -185,7 +189,7 @@ def _best(clip, run: Callable, seconds: float, batch: int, budget: float) -> dic
     """The batch_size that is fastest, and its seconds per pair; "auto" took `seconds`."""
     found = {"auto": seconds}
     for size in SIZES.get(clip.device.type, ()):
-        found[size] = fastest(lambda: run(clip, batch_size=size), clip.device, budget) / batch  # noqa: B023
+        found[size] = fastest(lambda: run(clip, batch_size=size), clip.device, budget) / batch
     size = min(found, key=found.get)
     return {"best_seconds": found[size], "best_size": size}
 
@@ -256,8 +260,8 @@ def _deviation(clip, run: Callable, dtype: str) -> float:
 
 
 def scaling(clip, dtype: str = "float32", most: int = 16, repeats: int = 1) -> pd.DataFrame:
-    """Cost of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds` (the median of `repeats`
-    calls), `fastest`, `slowest`, `gflop` (all pairs).
+    """Cost of NIB against what may grow: columns `of` ("pairs", "steps", "layer"), `n`, `seconds` (the median of
+    `repeats` calls), `fastest`, `slowest`, `gflop` (all pairs).
 
     Pairs: 1, 2, 4 .. `most` with ten steps at the default layer. Steps: 1 .. 20, and layers: all, with one pair.
     """
@@ -270,7 +274,8 @@ def scaling(clip, dtype: str = "float32", most: int = 16, repeats: int = 1) -> p
     with precision(clip, dtype) as clip:
         for of, n, batch, options in grid:
             data = pairs(clip, batch)
-            run = lambda: METHODS["nib"](clip, *data, **options)  # noqa: B023, E731
+            def run():
+                return METHODS["nib"](clip, *data, **options)
             with work() as counted:
                 run()
             taken = [timed(run, clip.device) for _ in range(repeats)]

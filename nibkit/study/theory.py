@@ -1,7 +1,8 @@
 """Closed forms and small experiments behind notebook 01: each theorem and axiom of the paper in a form that could fail.
 
-Z is the state that enters a block, lam Z the narrowed one, F the cosine that the rest of the encoder reads from it with the other
-encoder's embedding. Information is in nats. Experiments return tidy tables, one row per pair and setting, to draw and to test.
+Z is the state that enters a block, lam Z the narrowed one, F the cosine that the rest of the encoder reads from it with
+the other encoder's embedding. Information is in nats. Experiments return tidy tables, one row per pair and setting, to
+draw and to test.
 """
 
 import copy
@@ -34,7 +35,9 @@ def information(covariance: np.ndarray, lam: float | np.ndarray, s: float) -> np
 
 
 def information_sampled(covariance: np.ndarray, lam: float, s: float, draws: int, seed: int = 0) -> tuple[float, float]:
-    """The same without the formula: mean of log p(out | z) - log p(out) over draws of (z, out), and its standard error."""
+    """The same without the formula: mean of log p(out | z) - log p(out) over draws of (z, out), and its standard
+    error.
+    """
     rng, c = np.random.default_rng(seed), len(covariance)
     z = rng.multivariate_normal(np.zeros(c), covariance, draws)
     out = lam * z + s * rng.standard_normal(z.shape)
@@ -43,8 +46,12 @@ def information_sampled(covariance: np.ndarray, lam: float, s: float, draws: int
     return float(np.mean(given - alone)), float(np.std(given - alone) / np.sqrt(draws))
 
 
-def information_table(covariance: np.ndarray, lam: Sequence, noise: Sequence, draws: int, seed: int = 0) -> pd.DataFrame:
-    """Theorem 1, both ways: columns noise (s over the root mean variance), lam, closed, sampled, error (standard error)."""
+def information_table(
+    covariance: np.ndarray, lam: Sequence, noise: Sequence, draws: int, seed: int = 0
+) -> pd.DataFrame:
+    """Theorem 1, both ways: columns noise (s over the root mean variance), lam, closed, sampled, error (standard
+    error).
+    """
     rows, unit = [], np.sqrt(np.trace(covariance) / len(covariance))
     for s in noise:
         for x in lam:
@@ -130,7 +137,9 @@ def noise_limit(bottleneck: Bottleneck, lam: Sequence, noise: Sequence, draws: i
         for s in noise:
             with torch.no_grad():
                 step = s * rms[:, None, None]
-                up, down = (torch.stack([match(bottleneck, x * z + sign * step * e) for e in eps]) - still for sign in (1, -1))
+                up, down = (
+                    torch.stack([match(bottleneck, x * z + sign * step * e) for e in eps]) - still for sign in (1, -1)
+                )
             columns = {
                 "deviation": torch.cat([up, down]).square().mean(0).sqrt(),
                 "predicted": s * rms * slope,
@@ -175,9 +184,13 @@ def narrowed(z: Tensor, lam: float) -> Tensor:
 
 
 def altered(clip: Clip, change: Callable[[torch.nn.Module], object]) -> Clip:
-    """A second Clip on a copy of the model that `change` has worked on in place; ValueError where it is no ViT of OpenAI's."""
+    """A second Clip on a copy of the model that `change` has worked on in place; ValueError where it is no ViT of
+    OpenAI's.
+    """
     if clip._backend is not openai or clip.image.unattended:
-        raise ValueError(f"{clip.name} is not a ViT in the format of OpenAI's clip, which is what the theory is shown on; load one")
+        raise ValueError(
+            f"{clip.name} is not a ViT in the format of OpenAI's clip, which is what the theory is shown on; load one"
+        )
     model = copy.deepcopy(clip.model)
     change(model)
     return Clip(f"{clip.name}, altered", model, openai, clip._transform, clip._tokenizer, clip.device)
@@ -239,11 +252,13 @@ def as_transformers(clip: Clip) -> Clip:
     vision, words = ({
         "hidden_size": tower.width, "intermediate_size": 4 * tower.width, "num_hidden_layers": len(tower.blocks),
         "num_attention_heads": tower.blocks[0].heads, "hidden_act": "quick_gelu",
-    } for tower in (image, text))  # fmt: skip
+    } for tower in (image, text))
     vision |= {"image_size": image.size, "patch_size": image.size // image.grid[0]}
     words |= {"vocab_size": len(text.embedding), "max_position_embeddings": text.context, "eos_token_id": 2}
     size = len(state["text_projection.weight"])
-    model = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=words, projection_dim=size))
+    model = transformers.CLIPModel(
+        transformers.CLIPConfig(vision_config=vision, text_config=words, projection_dim=size)
+    )
     model.load_state_dict({name: value.contiguous() for name, value in state.items()})
     return Clip(f"{clip.name} in transformers", model, backend, clip._transform, clip._tokenizer, clip.device)
 
@@ -263,13 +278,17 @@ def as_open_clip(clip: Clip) -> Clip:
 
 
 def difference(a: Attribution, b: Attribution) -> float:
-    """Largest difference between two explanations' scores, relative to the largest score of the first (1 = as large)."""
+    """Largest difference between two explanations' scores, relative to the largest score of the first (1 = as
+    large).
+    """
     scores = [np.concatenate([x.image.ravel(), *x.text]) for x in (a, b)]
     return relative_difference(*scores)
 
 
 def rank_agreement(a: Attribution, b: Attribution) -> pd.DataFrame:
-    """Spearman's correlation of two explanations' patches and tokens: columns pair, image, text (nan for a flat map)."""
+    """Spearman's correlation of two explanations' patches and tokens: columns pair, image, text (nan for a flat
+    map).
+    """
     sides = {"image": (a.image, b.image), "text": (a.text, b.text)}
     rho = {k: [scipy.stats.spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(*s)] for k, s in sides.items()}
     return pd.DataFrame({"pair": range(len(a)), **rho})
