@@ -18,7 +18,7 @@ def array(x) -> np.ndarray:
 
 
 def assert_near(got, want, rtol: float = 1e-4) -> None:
-    """Equal within `rtol` of the largest |want|, and never asked to be closer than `ROUNDING`: where the largest score is
-    1e-4, as it is for some maps, other kernels and other batches move it by more than `rtol` of itself."""
+    """Equal within `rtol` of the largest |want|, and never asked to be closer than `ROUNDING`: where the largest score
+    is 1e-4, as it is for some maps, other kernels and other batches move it by more than `rtol` of itself."""
     got, want = array(got), array(want)
     np.testing.assert_allclose(got, want, rtol=0, atol=SLACK * rtol * np.abs(want).max() + ROUNDING)

@@ -35,7 +35,9 @@ def test_a_map_with_a_known_answer(scores, pointing, mass, iou, ap):
 
 @pytest.mark.parametrize("mask", [TARGET & False, TARGET[:4], TARGET.astype(float)], ids=["empty", "small", "floats"])
 def test_a_mask_that_asks_nothing_is_refused(mask):
-    with pytest.raises(ValueError, match=r"the mask is .* pixels in it; give a boolean one of the map's size, \(8, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"the mask is .* pixels in it; give a boolean one of the map's size, \(8, 8\)"
+    ):
         localisation.image_truth(np.ones((8, 8)), mask)
 
 

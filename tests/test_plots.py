@@ -59,14 +59,18 @@ def test_a_grid_colours_its_cells_by_marks_and_writes_what_is_shown(ax):
 
 
 def test_dots_draw_values_and_whiskers_top_down(ax):
-    table = pd.DataFrame({"tau": [0.5, -0.25, np.nan], "low": [0.25, -0.5, np.nan], "high": [1, 0, np.nan]}, ["a", "b", "c"])
+    table = pd.DataFrame(
+        {"tau": [0.5, -0.25, np.nan], "low": [0.25, -0.5, np.nan], "high": [1, 0, np.nan]}, ["a", "b", "c"]
+    )
     plots.dots(ax, table, "tau", "title", shift=0.25)
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
     assert points.get_xdata().tolist()[:2] == [0.5, -0.25] and points.get_ydata().tolist() == [0.25, 1.25, 2.25]
     assert np.isnan(points.get_xdata()[2])  # a missing value leaves its row empty and keeps its label
     whiskers = [segment[:, 0].tolist() for segment in ax.collections[0].get_segments() if len(segment)]
     assert whiskers == [[0.25, 1], [-0.5, 0]]
-    assert labels(ax.get_yticklabels()) == ["a", "b", "c"] and ax.get_ylim() == (2.5, -0.5) and ax.get_title() == "title"
+    assert (
+        labels(ax.get_yticklabels()) == ["a", "b", "c"] and ax.get_ylim() == (2.5, -0.5) and ax.get_title() == "title"
+    )
 
 
 def test_a_variant_of_a_method_has_its_colour_and_another_line():
@@ -75,7 +79,9 @@ def test_a_variant_of_a_method_has_its_colour_and_another_line():
 
 
 def test_importing_plots_changes_no_setting():
-    code = "import matplotlib; before = dict(matplotlib.rcParams); import nibkit.plots; assert before == dict(matplotlib.rcParams)"
+    code = (
+        "from matplotlib import rcParams; before = dict(rcParams); import nibkit.plots; assert before == dict(rcParams)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,4 +1,4 @@
-"""The committed tables of reports/ are what this package computes: recomputed from the notebooks' own code, on fewer pairs.
+"""The committed tables of reports/ are what this package computes: the notebooks' own code again, on fewer pairs.
 
 Numbers agree within tolerances, so that another machine's last digits pass; columns of time are left out.
 """
@@ -28,7 +28,7 @@ def code(run: reports.Run) -> list[nbformat.NotebookNode]:
 
 
 def execute(run: reports.Run, until: str = "", **settings) -> dict:
-    """The notebook's variables after its cells ran with the report's parameters and these; up to the cell that makes `until`."""
+    """The notebook's variables after its cells, up to the one that makes `until`, ran with the report's parameters."""
     names = {"display": lambda *shown: None}
     for cell in code(run):
         exec(cell.source, names)
@@ -45,8 +45,8 @@ def committed(name: str, table: str, **options) -> pd.DataFrame:
 
 
 def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """Same rows and columns, the same words, numbers within 1 % of themselves, or of the column's largest where that is less
-    than 0.05 (drops: 0.05, since a small drop is a difference of near cosines)."""
+    """Same rows and columns, the same words, numbers within 1 % of themselves, or of the column's largest where that is
+    less than 0.05 (drops: 0.05, since a small drop is a difference of near cosines)."""
     columns = [column for column in kept if not SECONDS.search(str(column))]
     assert list(ours.columns) == list(kept.columns) and len(ours) == len(kept)
     for column in columns:
@@ -58,8 +58,8 @@ def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
 
 
 def check_rows(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine that
-    hardly moves rose or fell, and where the exact rule put its nodes."""
+    """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine
+    that hardly moves rose or fell, and where the exact rule put its nodes."""
     assert list(ours.label) == list(kept.label)
     for drop in ("image_drop", "text_drop"):
         rose = drop.replace("drop", "increase")
@@ -127,9 +127,13 @@ def sets(name: str, table: str, **options) -> list[pd.DataFrame]:
 
 
 def test_the_answer_of_03():
-    drops = [table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)]
+    drops = [
+        table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)
+    ]
     (image, text), (image2, text2) = ([f"{x:.1f}" for x in drop] for drop in drops)
-    said = f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
+    said = (
+        f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
+    )
     assert said in answer("03_benchmark")
     for table in sets("03_benchmark", "failing.csv"):
         assert (table.both == 0).all()
@@ -146,13 +150,18 @@ def test_the_answer_of_04():
     said = answer("04_num_steps")
     gaps = [table.set_index(["part", "passes"]).gap for table in sets("04_num_steps", "integral.csv")]
     (image, text), (image2, text2) = ([f"{gap[part, 20]:.0f}" for part in ("image", "text")] for gap in gaps)
-    assert f"a median of {image} % (objects) and {image2} % (captions) of F(Z) - F(0) in pictures, {text} and {text2} % in texts" in said
+    assert (
+        f"a median of {image} % (objects) and {image2} % (captions) of F(Z) - F(0) in pictures, "
+        f"{text} and {text2} % in texts" in said
+    )
     assert all(gap[part, 200] > 0.9 * gap[part, 20] for gap in gaps for part in ("image", "text"))
     pairs = sets("04_num_steps", "integral_pairs.csv")
     first, second = (f"{table[table.rule == 'exact'].passes.median():.0f}" for table in pairs)
     assert f"a median of {first} and {second} passes" in said
     moved = [table.set_index(["difference of", "metric"]) for table in sets("04_num_steps", "differences.csv")]
-    steady, exact = ([table.loc[what] for table in moved] for what in ("nib steps=20 - nib steps=10", "nib exact - nib steps=20"))
+    steady, exact = (
+        [table.loc[what] for table in moved] for what in ("nib steps=20 - nib steps=10", "nib exact - nib steps=20")
+    )
     drops = [abs(table.difference[drop]) for table in steady for drop in ("image_drop", "text_drop")]
     captions = steady[1].loc["text_drop"]
     assert max(drops) == captions.difference and sorted(drops)[-2] < 0.5
@@ -168,10 +177,15 @@ def test_the_answer_of_05():
     for data, table in zip(("objects", "captions"), sets("05_target_layer", "target_layer.csv")):
         for source, means in table[table.layer.between(2, 9)].groupby("source"):
             means = means.set_index("layer")
-            best |= {(source, data, m): means[m].idxmax() if up else means[m].idxmin() for m, up in benchmark.HIGHER_IS_BETTER.items()}
+            best |= {
+                (source, data, m): means[m].idxmax() if up else means[m].idxmin()
+                for m, up in benchmark.HIGHER_IS_BETTER.items()
+            }
             if source == "ours":
                 assert (means.image_drop.idxmin(), means.image_drop.idxmax()) == (2, 9)
-    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [("ours", "captions", "text_drop")]
+    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [
+        ("ours", "captions", "text_drop")
+    ]
     assert {key[1:] for key, layer in best.items() if layer == 9 and key[0] == "paper"} == {
         (data, metric) for data in ("objects", "captions") for metric in ("text_drop", "text_increase")
     }
@@ -180,8 +194,13 @@ def test_the_answer_of_05():
 def test_the_answer_of_06():
     said = answer("06_m2ib_beta")
     ours = sets("06_m2ib_beta", "summary.csv", index_col=0)
-    (low, high, beta), (low2, high2, beta2) = ((t.image_drop[0.01], t.image_drop.max(), t.image_drop.idxmax()) for t in ours)
-    assert f"from {low:.1f} points at beta 0.01 to {high:.1f} at {beta:g} (objects) and from {low2:.1f} to {high2:.1f} at {beta2:g}" in said
+    (low, high, beta), (low2, high2, beta2) = (
+        (t.image_drop[0.01], t.image_drop.max(), t.image_drop.idxmax()) for t in ours
+    )
+    assert (
+        f"from {low:.1f} points at beta 0.01 to {high:.1f} at {beta:g} (objects) "
+        f"and from {low2:.1f} to {high2:.1f} at {beta2:g}" in said
+    )
     assert all(table.image_drop[0.9] < table.image_drop.max() for table in ours)
     for table in sets("06_m2ib_beta", "m2ib_beta.csv"):
         assert table[table.source == "paper"].image_drop.is_monotonic_increasing

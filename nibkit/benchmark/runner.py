@@ -42,9 +42,9 @@ def run(
     metrics: of the same maps, side by side (`nibkit.metrics.contract`).
     options: for every method, such as {"layer": 9}; a method's own come first.
     out: CSV that rows are appended to, batch by batch. A run that was killed goes on from there and ends with the same
-        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later; other
-        settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused, and so
-        is a file that another run is writing (OUT.lock says so while it does).
+        rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later;
+        other settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused,
+        and so is a file that another run is writing (OUT.lock says so while it does).
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
         one that cannot, or has other weights, ends the run with an error that names it. Rows are those of one without.
