@@ -74,7 +74,8 @@ def test_the_studys_figures_are_those_of_its_tables():
         f"{beaten.sum()} of {len(beaten)} methods point at the named object more often than both controls do, "
         f"`random` ({pointing['mean']['random']:.2f}) and `centre` ({pointing['mean']['centre']:.2f})",
         f"NIB does in {spell(pointing.loc['nib'], 'mean')} "
-        f"and at layer 6 in {spell(layers.loc[('pointing', 'nib', 6)], 'mean')}, `gae` in {spell(pointing.loc['gae'], 'mean')}",
+        f"and at layer 6 in {spell(layers.loc[('pointing', 'nib', 6)], 'mean')}, "
+        f"`gae` in {spell(pointing.loc['gae'], 'mean')}",
         f"is below the published sum's by {spell(worse, 'gain', -1)}",
         f"NIB's map fades to {faded.ratio['nib']:.2f} of its strength "
         f"({faded.low['nib']:.2f} to {faded.high['nib']:.2f}), M2IB's grows to {spell(faded.loc['m2ib'], 'ratio')}",
