@@ -39,7 +39,7 @@ screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the 
 	cp runs/browser/explorer.png reports/explorer.png
 
 # pdoc finds a package's modules by itself, except in those whose __all__ leaves them out.
-DOCUMENTED := $(wildcard nibkit/[a-z]* $(foreach room,benchmark data metrics models,nibkit/$(room)/[a-z]*))
+DOCUMENTED := $(wildcard nibkit/[a-z]* $(foreach room,benchmark data methods metrics models,nibkit/$(room)/[a-z]*))
 
 docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
 	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs

@@ -1,4 +1,4 @@
-"""The README's snippets print what it says, one after the other as a reader would run them; its figures are its tables'."""
+"""The README's snippets print what it says, in turn as a reader would run them; its figures are its tables'."""
 
 import re
 from contextlib import redirect_stdout
@@ -41,12 +41,20 @@ def test_the_rules_are_as_near_as_the_readme_says():
 
 
 def test_the_studys_figures_are_those_of_its_tables():
-    read = lambda name, *index: pd.read_csv(ROOT / "reports/study/12_ground_truth" / f"{name}.csv").set_index(list(index))  # noqa: E731
-    spell = lambda row, column, sign=1: "{:.2f} ({:.2f} to {:.2f})".format(  # noqa: E731
-        *(sign * row[[column, "low", "high"]].astype(float)).sort_values().iloc[[1, 0, 2]]
-    )
+    def read(name, *index):
+        return pd.read_csv(ROOT / "reports/study/12_ground_truth" / f"{name}.csv").set_index(list(index))
+
+    def spell(row, column, sign=1):
+        low, mean, high = (sign * row[[column, "low", "high"]].astype(float)).sort_values()
+        return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
     places, layers = read("truth_image", "metric", "label"), read("truth_layers", "metric", "label", "layer")
-    beaten = read("truth_verdicts", "metric", "label").loc["pointing"].groupby("label").verdict.agg(lambda v: (v == "beats").all())
+    beaten = (
+        read("truth_verdicts", "metric", "label")
+        .loc["pointing"]
+        .groupby("label")
+        .verdict.agg(lambda v: (v == "beats").all())
+    )
     pointing = places.loc["pointing"]
     worse = read("rules", "part", "layer", "metric", "label").loc[("image", 9, "ap", "nib exact")]
     faded = read("forced", "part", "label").loc["image"]
@@ -54,11 +62,12 @@ def test_the_studys_figures_are_those_of_its_tables():
         f"{int(pointing.n.max())} named objects, one to a picture",
         f"{beaten.sum()} of {len(beaten)} methods point at the named object more often than both controls do, "
         f"`random` ({pointing['mean']['random']:.2f}) and `centre` ({pointing['mean']['centre']:.2f})",
-        f"NIB does in {spell(pointing.loc['nib'], 'mean')} and at layer 6 in {spell(layers.loc[('pointing', 'nib', 6)], 'mean')}, "
+        f"NIB does in {spell(pointing.loc['nib'], 'mean')} "
+        f"and at layer 6 in {spell(layers.loc[('pointing', 'nib', 6)], 'mean')}, "
         f"`gae` in {spell(pointing.loc['gae'], 'mean')}",
         f"is below the published sum's by {spell(worse, 'gain', -1)}",
-        f"NIB's map fades to {faded.ratio['nib']:.2f} of its strength ({faded.low['nib']:.2f} to {faded.high['nib']:.2f}), "
-        f"M2IB's grows to {spell(faded.loc['m2ib'], 'ratio')}",
+        f"NIB's map fades to {faded.ratio['nib']:.2f} of its strength "
+        f"({faded.low['nib']:.2f} to {faded.high['nib']:.2f}), M2IB's grows to {spell(faded.loc['m2ib'], 'ratio')}",
     ):
         assert sentence in PROSE
     below = read("negative", "label").verdict

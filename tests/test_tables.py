@@ -1,4 +1,4 @@
-"""The committed tables of reports/ are what this package computes: recomputed from the notebooks' own code, on fewer pairs.
+"""The committed tables of reports/ are what this package computes: the notebooks' own code again, on fewer pairs.
 
 Numbers agree within tolerances, so that another machine's last digits pass; columns of time are left out.
 """
@@ -28,7 +28,7 @@ def code(run: reports.Run) -> list[nbformat.NotebookNode]:
 
 
 def execute(run: reports.Run, until: str = "", **settings) -> dict:
-    """The notebook's variables after its cells ran with the report's parameters and these; up to the cell that makes `until`."""
+    """The notebook's variables after its cells, up to the one that makes `until`, ran with the report's parameters."""
     names = {"display": lambda *shown: None}
     for cell in code(run):
         exec(cell.source, names)
@@ -45,8 +45,8 @@ def committed(name: str, table: str, **options) -> pd.DataFrame:
 
 
 def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """Same rows and columns, the same words, numbers within 1 % of themselves, or of the column's largest where that is less
-    than 0.05 (drops: 0.05, since a small drop is a difference of near cosines)."""
+    """Same rows and columns, the same words, numbers within 1 % of themselves, or of the column's largest where that is
+    less than 0.05 (drops: 0.05, since a small drop is a difference of near cosines)."""
     columns = [column for column in kept if not SECONDS.search(str(column))]
     assert list(ours.columns) == list(kept.columns) and len(ours) == len(kept)
     for column in columns:
@@ -127,9 +127,13 @@ def sets(name: str, table: str, **options) -> list[pd.DataFrame]:
 
 
 def test_the_answer_of_03():
-    drops = [table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)]
+    drops = [
+        table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)
+    ]
     (image, text), (image2, text2) = ([f"{x:.1f}" for x in drop] for drop in drops)
-    said = f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
+    said = (
+        f"NIB's mean drop is {image} points (objects) and {image2} (captions) in pictures, {text} and {text2} in texts."
+    )
     assert said in answer("03_benchmark")
     for table in sets("03_benchmark", "failing.csv"):
         assert (table.both == 0).all()
@@ -163,10 +167,15 @@ def test_the_answer_of_05():
     for data, table in zip(("objects", "captions"), sets("05_target_layer", "target_layer.csv")):
         for source, means in table[table.layer.between(2, 9)].groupby("source"):
             means = means.set_index("layer")
-            best |= {(source, data, m): means[m].idxmax() if up else means[m].idxmin() for m, up in benchmark.HIGHER_IS_BETTER.items()}
+            best |= {
+                (source, data, m): means[m].idxmax() if up else means[m].idxmin()
+                for m, up in benchmark.HIGHER_IS_BETTER.items()
+            }
             if source == "ours":
                 assert (means.image_drop.idxmin(), means.image_drop.idxmax()) == (2, 9)
-    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [("ours", "captions", "text_drop")]
+    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [
+        ("ours", "captions", "text_drop")
+    ]
     assert {key[1:] for key, layer in best.items() if layer == 9 and key[0] == "paper"} == {
         (data, metric) for data in ("objects", "captions") for metric in ("text_drop", "text_increase")
     }
@@ -175,8 +184,13 @@ def test_the_answer_of_05():
 def test_the_answer_of_06():
     said = answer("06_m2ib_beta")
     ours = sets("06_m2ib_beta", "summary.csv", index_col=0)
-    (low, high, beta), (low2, high2, beta2) = ((t.image_drop[0.01], t.image_drop.max(), t.image_drop.idxmax()) for t in ours)
-    assert f"from {low:.1f} points at beta 0.01 to {high:.1f} at {beta:g} (objects) and from {low2:.1f} to {high2:.1f} at {beta2:g}" in said
+    (low, high, beta), (low2, high2, beta2) = (
+        (t.image_drop[0.01], t.image_drop.max(), t.image_drop.idxmax()) for t in ours
+    )
+    assert (
+        f"from {low:.1f} points at beta 0.01 to {high:.1f} at {beta:g} (objects) "
+        f"and from {low2:.1f} to {high2:.1f} at {beta2:g}" in said
+    )
     assert all(table.image_drop[0.9] < table.image_drop.max() for table in ours)
     for table in sets("06_m2ib_beta", "m2ib_beta.csv"):
         assert table[table.source == "paper"].image_drop.is_monotonic_increasing
