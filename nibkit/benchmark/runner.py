@@ -53,9 +53,8 @@ def run(
     Columns: dataset, pair, picture (size and hash: pairs that show the same pixels share it), text, label, method (of
     METHODS), one for each option in which labels differ (nan where a method decides or has none), those of `metrics`
     (by default the four of `metrics.confidence`, percentage points), seconds (per pair, by the method alone: work that
-    methods share counts for each), passes, error. A row has its metrics, or in `error` the reason why it has none, such
-    as a picture that cannot be read. Errors, before the work: ValueError, or TypeError for an option that a method does
-    not have; with a client, RuntimeError.
+    methods share counts for each), passes, error (why a row has no metrics, such as a picture that cannot be read).
+    Errors, before the work: ValueError, or TypeError for an unknown option; with a client, RuntimeError.
     """
     batch, n_pairs = whole("batch", batch), whole("n_pairs", n_pairs, 0)
     one_of("protocol", protocol, PROTOCOLS)
