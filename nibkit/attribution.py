@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
+from torch import Tensor
+
+from .models.towers import ImageTower, ragged
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -85,6 +88,14 @@ class Attribution:
     text: list[np.ndarray]
     size: int
     info: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    @classmethod
+    def of(
+        cls, tower: ImageTower, image: Tensor, text: Tensor, ids: list[Tensor], info: pd.DataFrame
+    ) -> "Attribution":
+        """From the scores (B, T) of all tokens of both encoders, CLS and padding too; or of pixels, (B, H, W)."""
+        image = tower.patches(image) if image.ndim == 2 else image
+        return cls(image.float().cpu().numpy(), as_arrays(ragged(text, ids)), tower.size, info)
 
     def __len__(self):
         return len(self.image)
