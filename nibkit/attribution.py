@@ -105,15 +105,21 @@ class Attribution:
         return upsample(self.image, shape or self.size)
 
     def heatmap(self) -> np.ndarray:
-        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map, or one of rounding noise (info), becomes 0."""
+        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map, or one of rounding noise (info), becomes
+        0.
+        """
         return min_max(self.signed_map(), axis=(1, 2)) * ~self._noise("image")[:, None, None]
 
     def word_scores(self) -> list[np.ndarray]:
-        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does; 0 as in `heatmap`."""
+        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does; 0 as in
+        `heatmap`.
+        """
         return [min_max(t) * ~noise for t, noise in zip(self.text, self._noise("text"))]
 
     def notes(self, pair: int = 0) -> dict[str, str]:
-        """What a reader of that pair's scores must know, by side ("image", "text"); a side without a note is left out."""
+        """What a reader of that pair's scores must know, by side ("image", "text"); a side without a note is left
+        out.
+        """
         found = {}
         for side in ("image", "text"):
             if self._noise(side)[pair]:
