@@ -8,6 +8,9 @@ import torch
 import torch.nn.functional as F
 from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
+from torch import Tensor
+
+from .models.towers import ImageTower, ragged
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -86,6 +89,14 @@ class Attribution:
     size: int
     info: pd.DataFrame = field(default_factory=pd.DataFrame)
 
+    @classmethod
+    def of(
+        cls, tower: ImageTower, image: Tensor, text: Tensor, ids: list[Tensor], info: pd.DataFrame
+    ) -> "Attribution":
+        """From the scores (B, T) of all tokens of both encoders, CLS and padding too; or of pixels, (B, H, W)."""
+        image = tower.patches(image) if image.ndim == 2 else image
+        return cls(image.float().cpu().numpy(), as_arrays(ragged(text, ids)), tower.size, info)
+
     def __len__(self):
         return len(self.image)
 
@@ -94,15 +105,21 @@ class Attribution:
         return upsample(self.image, shape or self.size)
 
     def heatmap(self) -> np.ndarray:
-        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map, or one of rounding noise (info), becomes 0."""
+        """(B, size, size) in [0, 1]: min-max of each enlarged map; a flat map, or one of rounding noise (info), becomes
+        0.
+        """
         return min_max(self.signed_map(), axis=(1, 2)) * ~self._noise("image")[:, None, None]
 
     def word_scores(self) -> list[np.ndarray]:
-        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does; 0 as in `heatmap`."""
+        """B arrays (len,) in [0, 1]: min-max over all tokens, BOS and EOS included, as the paper does; 0 as in
+        `heatmap`.
+        """
         return [min_max(t) * ~noise for t, noise in zip(self.text, self._noise("text"))]
 
     def notes(self, pair: int = 0) -> dict[str, str]:
-        """What a reader of that pair's scores must know, by side ("image", "text"); a side without a note is left out."""
+        """What a reader of that pair's scores must know, by side ("image", "text"); a side without a note is left
+        out.
+        """
         found = {}
         for side in ("image", "text"):
             if self._noise(side)[pair]:

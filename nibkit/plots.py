@@ -1,7 +1,8 @@
 """Every figure's parts: each function draws on an Axes and returns it.
 
 Titles are shown as written: a $ in a caption is no mathematics.
-Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range shown.
+Signed scores use one diverging colour map centred at zero, red for the match and blue against it, always with the range
+shown.
 """
 
 import functools
@@ -22,14 +23,23 @@ from .methods import METHODS
 SIGNED = "RdBu_r"
 FONTS = [  # between them they have most letters; matplotlib draws each letter with the first that has it
     *["DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Emoji", "Symbola", "WenQuanYi Zen Hei"],
-    *["Unifont", "Arial Unicode MS", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Malgun Gothic", "Segoe UI Emoji"],
+    *[
+        "Unifont",
+        "Arial Unicode MS",
+        "Hiragino Sans",
+        "PingFang SC",
+        "Microsoft YaHei",
+        "Malgun Gothic",
+        "Segoe UI Emoji",
+    ],
 ]
 _colorblind = sns.color_palette("colorblind", 10)
 PALETTE = [*_colorblind[:7], _colorblind[9], *sns.color_palette("dark", 10)[1:6]]  # of methods, in the order of METHODS
 
 
 def colour(method: str) -> str | tuple[float, float, float]:
-    """A method's colour, the same everywhere: the one it declares, or else the next of PALETTE, and after its end a hue of its own.
+    """A method's colour, the same everywhere: the one it declares, or else the next of PALETTE, and after its end a hue
+    of its own.
 
     There is one for every method of METHODS; any other name is grey.
     """
@@ -40,7 +50,8 @@ def colour(method: str) -> str | tuple[float, float, float]:
 
 
 GOLDEN = 0.618034  # steps of this part of the colour circle come near to no earlier one
-RULES = {  # NIB's quadrature rules in NIB's colour, the more broken the less they know; norm, which the sum lacks, in grey
+# NIB's quadrature rules in NIB's colour, the more broken the less they know; norm, which the sum lacks, in grey
+RULES = {
     "exact": {"color": colour("nib"), "ls": "-"},
     "gauss": {"color": colour("nib"), "ls": "--"},
     "riemann": {"color": colour("nib"), "ls": ":"},
@@ -72,12 +83,18 @@ def picture(ax: Axes, image: np.ndarray, title: str = "") -> Axes:
 
 
 def overlay(
-    ax: Axes, image: np.ndarray, scores: np.ndarray, limit: float | None = None, title: str = "", unit: str = "cosine / patch",
+    ax: Axes,
+    image: np.ndarray,
+    scores: np.ndarray,
+    limit: float | None = None,
+    title: str = "",
+    unit: str = "cosine / patch",
     strength: float = 0.6,
 ) -> Axes:
     """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
 
-    limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should share one.
+    limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should
+    share one.
     strength: opacity of the scores, in [0, 1].
     """
     limit = float(limit or np.abs(scores).max() or 1e-9)
@@ -97,14 +114,23 @@ def _colour_bar(ax: Axes, drawn: ScalarMappable, label: str):
 
 
 def heat(
-    ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "", ends: Sequence[str] = (), unit: str = "", strength: float = 1.0
+    ax: Axes,
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    title: str = "",
+    ends: Sequence[str] = (),
+    unit: str = "",
+    strength: float = 1.0,
 ) -> Axes:
     """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep.
 
-    ends, unit: the raw scores that 0 and 1 stand for, beside a colour bar where given. strength: how dark 0 is, in [0, 1].
+    ends, unit: the raw scores that 0 and 1 stand for, beside a colour bar where given. strength: how dark 0 is, in [0,
+    1].
     """
     if ends:
-        bar = _colour_bar(ax, ScalarMappable(Normalize(0, 1), ListedColormap(np.linspace([1 - strength] * 3, [1] * 3))), unit)
+        bar = _colour_bar(
+            ax, ScalarMappable(Normalize(0, 1), ListedColormap(np.linspace([1 - strength] * 3, [1] * 3))), unit
+        )
         bar.set_ticks([0, 1], labels=ends)
     return picture(ax, image * (1 - strength + strength * heatmap[..., None]), title)
 
@@ -147,8 +173,8 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
 
 
 def style(label: str, method: str) -> dict[str, str]:
-    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it; NIB's
-    carry as in RULES."""
+    """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it;
+    NIB's carry as in RULES."""
     variant = label.removeprefix(method).strip()
     return {"color": colour(method), "ls": {"": "-", "carry": RULES["carry"]["ls"]}.get(variant, "--")}
 
@@ -175,7 +201,9 @@ def grid(ax: Axes, marks, shown) -> Axes:
 
 
 def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **style) -> Axes:
-    """A column of a table as points beside its index, top down, with `low` and `high` as whiskers. shift: in rows, downwards."""
+    """A column of a table as points beside its index, top down, with `low` and `high` as whiskers. shift: in rows,
+    downwards.
+    """
     rows = np.arange(len(table)) + shift
     error = np.maximum(0, [table[column] - table["low"], table["high"] - table[column]])
     ax.errorbar(table[column], rows, xerr=error, **{"fmt": "o", "markersize": 4, "elinewidth": 1, **style})

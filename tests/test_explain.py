@@ -97,8 +97,14 @@ LONG = "dog " * 100
         (["photo.png", LONG], "has 102 tokens; this model reads at most 77: shorten it"),
         (["photo.png", "a dog", "--method", "nip"], "method='nip' is not one of: nib, m2ib"),
         (["photo.png", "a dog", "--layer", "12"], "12"),
-        (["photo.png", "a dog", "--rule", "simpson"], "rule='simpson' is not one of: riemann, gauss, exact, carry, norm"),
-        (["photo.png", "a dog", "--rule", "exact", "--method", "m2ib"], "'m2ib' has no use for --rule exact; it is an option of nib"),
+        (
+            ["photo.png", "a dog", "--rule", "simpson"],
+            "rule='simpson' is not one of: riemann, gauss, exact, carry, norm",
+        ),
+        (
+            ["photo.png", "a dog", "--rule", "exact", "--method", "m2ib"],
+            "'m2ib' has no use for --rule exact; it is an option of nib",
+        ),
         (["photo.png", "a dog", "--model", "nothing"], "model 'nothing' is neither a file nor a folder nor one of"),
         (["photo.png", "a dog", "--out", "map.bmp"], "--out map.bmp does not end in one of: .png, .svg, .pdf"),
         (["photo.png", "a dog", "--json", "."], "--json . cannot be written (Is a directory); name another file"),

@@ -78,7 +78,9 @@ def test_convergence_delta_is_signed(golden_clip, golden_pair):
 def test_bad_arguments_are_refused(golden_clip, golden_pair):
     with pytest.raises(ValueError, match="layer=12 is not in 0..11"):
         NIB(golden_clip, 12)
-    with pytest.raises(ValueError, match="method='riemann_left' is not one of: riemann_right, gausslegendre, exact, carry, norm"):
+    with pytest.raises(
+        ValueError, match="method='riemann_left' is not one of: riemann_right, gausslegendre, exact, carry, norm"
+    ):
         NIB(golden_clip).attribute(golden_pair, method="riemann_left")
     with pytest.raises(ValueError, match="n_steps=0 is not a whole number >= 1"):
         NIB(golden_clip).attribute(golden_pair, n_steps=0)

@@ -27,7 +27,9 @@ def test_golden_features(golden_clip, golden_pair):
 
 
 def test_unknown_name_lists_the_choices():
-    with pytest.raises(ValueError, match="model 'ViT-B/31' is neither a file nor a folder nor one of: scenes, scenes-early, ViT-B/32, "):
+    with pytest.raises(
+        ValueError, match="model 'ViT-B/31' is neither a file nor a folder nor one of: scenes, scenes-early, ViT-B/32, "
+    ):
         nibkit.load("ViT-B/31")
 
 

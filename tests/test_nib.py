@@ -37,7 +37,8 @@ class Toy:
 
 def _bottleneck(function, tokens) -> Bottleneck:
     # the target (1, 0) against the embedding (f, sqrt(1 - f^2)) has cosine f
-    embedding = lambda x: torch.stack([function(x), (1 - function(x) ** 2).sqrt()], 1)  # noqa: E731
+    def embedding(x):
+        return torch.stack([function(x), (1 - function(x) ** 2).sqrt()], 1)
     state = State(tokens, torch.zeros(len(tokens), dtype=torch.long))
     return Bottleneck(Toy(embedding), state, 0, torch.tensor([[1.0, 0.0]], dtype=tokens.dtype).repeat(len(tokens), 1))
 

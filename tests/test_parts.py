@@ -40,7 +40,9 @@ class Linear(Tower):
 
 @pytest.mark.parametrize("eps", [1e-5, 1e-6, 1e-12])
 def test_a_linear_head_behind_one_layernorm(eps):
-    """f = w . (z + norm1(z)): a token's carry is w . z, its norm w . norm1(z), F(0+) the sum of the latter, at every eps."""
+    """f = w . (z + norm1(z)): a token's carry is w . z, its norm w . norm1(z), F(0+) the sum of the latter, at every
+    eps.
+    """
     rng = torch.Generator().manual_seed(0)
     z, w = torch.randn(2, 3, 8, generator=rng).double(), 0.01 * torch.randn(8, generator=rng).double()
     z[0, 1] = 0.7  # a token without variance
@@ -187,7 +189,9 @@ def test_no_rule_adds_up_worse_than_the_published_sum(pathological, rule):
 
 
 def test_a_map_of_rounding_noise_is_flat_and_says_so(scenes):
-    """The published sum at the last block: what its patches score is rounding, and min-max would make a heat map of it."""
+    """The published sum at the last block: what its patches score is rounding, and min-max would make a heat map of
+    it.
+    """
     inputs = clip_inputs(scenes, nibkit.data.load("scenes-captions")[48:50])
     with pytest.warns(UserWarning, match="at layer 11 are 0 or rounding noise"):
         last = NIB(scenes, *inputs, layer=11)

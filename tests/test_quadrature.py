@@ -1,4 +1,6 @@
-"""Boole's rule on halved panels: closed forms, a certificate that bounds every token, and each pair as if it were alone."""
+"""Boole's rule on halved panels: closed forms, a certificate that bounds every token, and each pair as if it were
+alone.
+"""
 
 import numpy as np
 import pytest
@@ -85,7 +87,9 @@ def test_pairs_are_integrated_each_as_if_alone():
 
 
 def test_parts_follow_each_other_and_share_the_budget():
-    """norm goes from -0.1 to 0.2 and has a step, carry from 0.2 to 0.7 is a line: all panels beyond the first go to norm."""
+    """norm goes from -0.1 to 0.2 and has a step, carry from 0.2 to 0.7 is a line: all panels beyond the first go to
+    norm.
+    """
     asked = []
 
     def slope(t, rows, part):

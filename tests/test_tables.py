@@ -58,8 +58,8 @@ def check(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
 
 
 def check_rows(ours: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine that
-    hardly moves rose or fell, and where an integral put its nodes."""
+    """`check`, but for what may differ from machine to machine, and with the pairs that share a batch: whether a cosine
+    that hardly moves rose or fell, and where an integral put its nodes."""
     assert list(ours.label) == list(kept.label)
     for drop in ("image_drop", "text_drop"):
         rose = drop.replace("drop", "increase")

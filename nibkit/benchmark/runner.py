@@ -45,7 +45,6 @@ def run(
         rows as an undisturbed one; pairs that failed are tried again. More pairs or methods may be asked for later;
         other settings (they are kept beside it, in OUT.settings.json) and other texts of the same pairs are refused,
         and so is a file that another run is writing (OUT.lock is there while it does).
-
     client: a Dask `distributed.Client`: batches run on its workers, and another takes over what one that dies had. Each
         worker process loads the model once, by the arguments that nibkit.load had here, and reads the pictures itself;
         one that cannot, or has other weights, ends the run with an error that names it. Rows are those of one without.

@@ -10,8 +10,8 @@ from . import DRAWN, Run, writable
 def command(parser: argparse.ArgumentParser) -> Run:
     """score a photo's patches and a text's words: what speaks for their match, and what against it
 
-    Prints each text's cosine with the photo and its words with their scores, in thousandths of the method's unit (NIB's is the
-    cosine): positive for the match, negative against it. --out draws them; red is for the match, blue against it.
+    Prints each text's cosine with the photo and its words with their scores, in thousandths of the method's unit (NIB's
+    is the cosine): positive for the match, negative against it. --out draws them, red for the match, blue against it.
 
     examples:
 
@@ -28,11 +28,11 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("photo", metavar="PHOTO", help="path of a picture: PNG, JPEG, ...")
     parser.add_argument("texts", metavar="TEXT", nargs="+", help='a caption, such as "a dog"')
     parser.add_argument("--method", default="nib", metavar="NAME", help="nib (default), m2ib, rise, gradcam, ...")
-    parser.add_argument("--layer", type=int, metavar="L", help="explain the state that enters this block (default: 3/4 up, 9 of 12)")
-    parser.add_argument("--rule", metavar="RULE", help="of nib: riemann (default, as published), gauss, exact, carry or norm")
+    parser.add_argument("--layer", type=int, metavar="L", help="explain what enters this block (default: 9 of 12)")
+    parser.add_argument("--rule", metavar="RULE", help="of nib: riemann (default), gauss, exact, carry or norm")
     parser.add_argument("--model", default="scenes", metavar="NAME", help="what nibkit.load knows (default scenes)")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto (default), cpu, cuda or mps")
-    parser.add_argument("--boxes", action="store_true", help="boxes around what the map marks (Otsu's threshold), largest first")
+    parser.add_argument("--boxes", action="store_true", help="boxes around what the map marks (Otsu), largest first")
     parser.add_argument("--out", metavar="FILE", help="draw the maps into this file: .png, .svg or .pdf")
     parser.add_argument("--json", metavar="FILE", help="write all scores into this file; - for the screen")
 
@@ -58,12 +58,10 @@ def command(parser: argparse.ArgumentParser) -> Run:
         if args.out:
             _draw(args.out, clip, photo, found, facts, f"thousandths of {method.unit or 'a score'} / patch")
         if args.json != "-":
-            for fact in facts:
-                print(_sentences(fact))
+            print("\n".join(map(_sentences, facts)))
         if args.json:
-            head = {"photo": args.photo, "model": clip.name, "method": args.method, "size": found.size}
-            if "layer" in method.takes:
-                head["layer"] = dict(zip(("image", "text"), clip.layers(args.layer)))
+            layers = {"layer": dict(zip(("image", "text"), clip.layers(args.layer)))} if "layer" in method.takes else {}
+            head = {"photo": args.photo, "model": clip.name, "method": args.method, "size": found.size} | layers
             text = json.dumps(head | {"texts": facts}, indent=1, ensure_ascii=False)
             print(text) if args.json == "-" else Path(args.json).write_text(text + "\n", "utf-8", "backslashreplace")
         return 0

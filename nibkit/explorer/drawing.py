@@ -121,7 +121,9 @@ def facts(result: Result) -> list[tuple[str, ...]]:
         ends = changes if rule == "norm" else [result.cosine - change for change in changes]
         rows.append((of if rule == "norm" else start, *(f"{end:.4f}" for end in ends)))
         gaps = zip((info[f"gap_{side}"] for side in sides), changes)
-        rows.append(("completeness gap", *(f"{gap:.4f} ({gap / abs(change or 1e-9):.0%} of {of})" for gap, change in gaps)))
+        rows.append(
+            ("completeness gap", *(f"{gap:.4f} ({gap / abs(change or 1e-9):.0%} of {of})" for gap, change in gaps))
+        )
         if notes := result.attribution.notes():
             rows.append(("note", *(notes.get(side, "") for side in sides)))
     for name, cosine in result.without.items():

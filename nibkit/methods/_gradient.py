@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
+from ..models.cut import cut
 from ..models.devices import in_parts
 from ..models.sharing import once
-from ..models.towers import Layer, State, Tower, allowed, ragged
+from ..models.towers import Layer, State, Tower, allowed
 
 
 def last(tower: Tower) -> int:
@@ -79,12 +80,9 @@ def explain_by_attention(
 
 def _each(clip, pixels, ids, measure, layer, batch_size) -> list[Tensor]:
     """measure(tower, state, layer, target) of both encoders, part by part."""
-    towers = clip.image, clip.text
-    layers = [layer(tower) for tower in towers] if callable(layer) else layer
-    states = [tower.state(x, layer) for tower, x, layer in zip(towers, (pixels, ids), layers)]
-    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
+    layers = (layer(clip.image), layer(clip.text)) if callable(layer) else layer
     found = []
-    for tower, state, layer, target in zip(towers, states, layers, reversed(embeddings)):
+    for tower, state, layer, target in cut(clip, pixels, ids, layers):
         rows = tower.rows_at_once(batch_size, state, layer)
         work = partial(_part, measure, tower, state, layer, target)
         found.append(torch.cat([*in_parts(len(target), rows, work)]))
@@ -96,9 +94,7 @@ def _part(measure, tower: Tower, state: State, layer: int, target: Tensor, part:
 
 
 def _packed(clip, ids: list[Tensor], image: Tensor, text: Tensor) -> Attribution:
-    patches = clip.image.patches(image).float().cpu().numpy()
-    info = pd.DataFrame({"passes": np.ones(len(ids), int)})
-    return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)
+    return Attribution.of(clip.image, image, text, ids, pd.DataFrame({"passes": np.ones(len(ids), int)}))
 
 
 class Attended(NamedTuple):

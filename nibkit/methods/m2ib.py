@@ -22,10 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
 from ..checks import number, whole
+from ..models.cut import cut
 from ..models.devices import in_parts, onto
-from ..models.towers import Layer, State, Tower, ragged
+from ..models.towers import Layer, State, Tower
 from ._gradient import behind, seen
 from .registry import method
 
@@ -128,14 +129,12 @@ def m2ib(
 
     info: passes, gradient passes per encoder, from the gated block upwards: (steps - 1) x samples.
     """
-    towers = clip.image, clip.text
-    states = [tower.state(x, k) for tower, x, k in zip(towers, (pixels, ids), layer)]
-    embeddings = [tower.encode(x) for tower, x in zip(towers, (pixels, ids))]
-    places = states[0].tokens.shape[1:]
-    lengths = [places[0]] * len(ids), seen(clip.text, states[1]).sum(1).tolist()
+    sides = cut(clip, pixels, ids, layer)
+    places = sides[0].state.tokens.shape[1:]
+    lengths = [places[0]] * len(ids), seen(clip.text, sides[1].state).sum(1).tolist()
     streams = Stream(seed, steps, samples), Stream(seed, steps, samples, tuple(places))  # one serves the picture first
     scores = []
-    for tower, state, first, target, n, stream in zip(towers, states, layer, embeddings[::-1], lengths, streams):
+    for (tower, state, first, target), n, stream in zip(sides, lengths, streams):
 
         def part_of(part: slice) -> Tensor:
             some = State(state.tokens[part, : max(n[part])], state.readout[part])
@@ -144,7 +143,5 @@ def m2ib(
 
         rows = tower.rows_at_once(batch_size, state, first)
         scores.append(torch.cat([*in_parts(len(ids), max(1, rows // samples), part_of)]))
-    image, text = scores
     info = pd.DataFrame({"passes": np.full(len(ids), (steps - 1) * samples)})
-    patches = clip.image.patches(image).float().cpu().numpy()
-    return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)
+    return Attribution.of(clip.image, *scores, ids, info)

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
 from ..checks import number
 from ..models.devices import at_hand, in_parts, onto
-from ..models.towers import State, Tower, ragged
+from ..models.towers import State, Tower
 from .registry import method
 
 
@@ -85,5 +85,4 @@ def mfaba(
     image = walk(clip.image, rows[0], embeddings[1], steps, step_size, at_once[0])
     text = walk(clip.text, rows[1], embeddings[0], steps, step_size, at_once[1], same)
     info = pd.DataFrame({"passes": np.full(len(ids), steps)})
-    patches = clip.image.patches(image).float().cpu().numpy()
-    return Attribution(patches, as_arrays(ragged(text, ids)), clip.image.size, info)
+    return Attribution.of(clip.image, image, text, ids, info)

@@ -32,10 +32,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
 from ..checks import number, one_of, whole
+from ..models.cut import cut
 from ..models.devices import in_parts
-from ..models.towers import Layer, State, Tower, ragged
+from ..models.towers import Layer, State, Tower
 from ._quadrature import Path, adaptive, gauss, riemann
 from .registry import method
 
@@ -169,11 +170,9 @@ def guarded(bottleneck: Bottleneck, path: Path, tol: float) -> Path:
 def paths(clip, pixels, ids, layers, rules, steps, tol, max_passes, batch_size) -> list[Path]:
     """The integrals of both encoders, image and text, a layer and a rule for each; options as in `nib`. Scores are
     of all tokens, CLS and padding too."""
-    towers, found = (clip.image, clip.text), []
-    states = [tower.state(inputs, k) for tower, inputs, k in zip(towers, (pixels, ids), layers)]
-    embeddings = [tower.encode(inputs) for tower, inputs in zip(towers, (pixels, ids))]
-    for tower, state, k, target, rule in zip(towers, states, layers, reversed(embeddings), rules):
-        bottleneck = Bottleneck(tower, state, k, target, tower.rows_at_once(batch_size, state, k))
+    found = []
+    for (tower, state, layer, target), rule in zip(cut(clip, pixels, ids, layers), rules):
+        bottleneck = Bottleneck(tower, state, layer, target, tower.rows_at_once(batch_size, state, layer))
         got = path(bottleneck, rule, steps if rule in FIXED else max_passes, tol)
         found.append(got if rule in FIXED else guarded(bottleneck, got, tol))
     return found
@@ -247,5 +246,4 @@ def nib(
     info = pd.DataFrame(image | text)
     info.insert(0, "passes", info[["passes_image", "passes_text"]].max(axis=1))
     info.insert(1, "converged", info.converged_image & info.converged_text)
-    patches, words = clip.image.patches(found[0].scores), ragged(found[1].scores, ids)
-    return Attribution(patches.float().cpu().numpy(), as_arrays(words), clip.image.size, info)
+    return Attribution.of(clip.image, found[0].scores, found[1].scores, ids, info)

@@ -23,10 +23,10 @@ import torch.nn.functional as F
 from scipy.ndimage import zoom
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
 from ..checks import number, whole
 from ..models.devices import at_hand, in_parts, onto
-from ..models.towers import State, at_least_single, ragged
+from ..models.towers import State, at_least_single
 from .registry import method
 
 
@@ -149,4 +149,4 @@ def rise(
     pixel_scores = sample(lambda k: of_pixels[k][None], show_picture, clip.embed_text(ids), masks, pictures, by)
     token_scores = sample(lambda k: drawn[:, k], show_text, clip.embed_image(pixels), text_masks, texts, by)
     info = pd.DataFrame({"passes": np.full(len(ids), max(masks, text_masks))})
-    return Attribution(pixel_scores.float().cpu().numpy(), as_arrays(ragged(token_scores, ids)), image.size, info)
+    return Attribution.of(clip.image, pixel_scores, token_scores, ids, info)

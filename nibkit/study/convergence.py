@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from .. import data
+from ..methods.nib import PARTS, Bottleneck, gauss, path
 from ..metrics.localisation import mismatched
 from ..metrics.stats import median_interval
-from ..methods.nib import PARTS, Bottleneck, gauss, path
 from ..models import load
 from ..models.towers import ragged
 from .theory import bottlenecks
@@ -76,7 +76,8 @@ def measure(
     and worst are nan.
 
     of: the integral that the row is held against, "exact" (both parts), "carry" or "norm"; the fixed rules, which sum
-    over lam, against "exact" and "carry". gap: |sum of all scores - that integral's change| in % of max(|change|, 0.05);
+    over lam, against "exact" and "carry". gap: |sum of all scores - that integral's change| in % of max(|change|,
+    0.05);
     correlation: Pearson's, of patches or tokens; error: their Euclidean distance, in % of the integral's length;
     worst: of the worst of all tokens, in % of the largest score; estimate: what the certificate takes that for;
     certified (bool). ValueError for other points.

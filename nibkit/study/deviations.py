@@ -67,7 +67,9 @@ def _same(one: Iterable[np.ndarray], two: Iterable[np.ndarray]) -> list[float]:
 
 
 def ten_steps(bench: Bench) -> Effects:
-    """The published sum of ten equal steps against the whole integral and against carry, the part that it comes near."""
+    """The published sum of ten equal steps against the whole integral and against carry, the part that it comes
+    near.
+    """
     published, *integrals = (bench.explain("nib", rule=rule) for rule in ("riemann", "exact", "carry"))
     for part in ("image", "text"):
         for label, integral in zip(("the whole integral's", "carry's"), integrals):

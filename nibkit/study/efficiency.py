@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attribution import Attribution, as_arrays
+from ..attribution import Attribution
 from ..checks import one_of
 from ..methods import METHODS
 from ..methods.rise import Masks, cell, last_place, word_masks
-from ..models.towers import State, Tower, ragged
+from ..models.towers import State, Tower
 
 IMPLEMENTATIONS = ("published", "nibkit")
 
@@ -199,11 +199,7 @@ def _evaluated(clip, pixels: Tensor, ids: list[Tensor], weights: tuple[Tensor, .
 
 def _explained(name: str, image: Side, text: Side, options: dict) -> Attribution:
     scores, words = PUBLISHED[name](image, text, **options), PUBLISHED[name](text, image, **options)
-    if scores.ndim == 2:  # per token; rise scores pixels
-        scores = image.tower.patches(scores)
-    return Attribution(
-        scores.float().cpu().numpy(), as_arrays(ragged(words, text.inputs)), image.tower.size, pd.DataFrame(index=[0])
-    )
+    return Attribution.of(image.tower, scores, words, text.inputs, pd.DataFrame(index=[0]))
 
 
 def published(clip, name: str, pixels: Tensor, ids: list[Tensor], weights: bool = False, **options) -> Attribution:

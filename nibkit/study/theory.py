@@ -76,7 +76,9 @@ def bottlenecks(clip: Clip, pixels: Tensor, ids: list[Tensor], layer: int) -> di
     states = [tower.state(x, layer) for tower, x in zip(towers, (pixels, ids))]
     with torch.no_grad():
         embeddings = [tower.embed(state, layer) for tower, state in zip(towers, states)]
-    cut = zip(towers, states, embeddings[::-1], (tower.rows_at_once("auto", z, layer) for tower, z in zip(towers, states)))
+    cut = zip(
+        towers, states, embeddings[::-1], (tower.rows_at_once("auto", z, layer) for tower, z in zip(towers, states))
+    )
     return {tower.name: Bottleneck(tower, z, layer, other, rows) for tower, z, other, rows in cut}
 
 
@@ -109,7 +111,9 @@ def shrink_eps(model: torch.nn.Module, eps: float = 1e-14) -> None:
 
 
 def ends(bottleneck: Bottleneck) -> pd.DataFrame:
-    """F(Z), F(0+), where the stream is closed and the cut block's normalised input still open, and F(0): a row per pair."""
+    """F(Z), F(0+), where the stream is closed and the cut block's normalised input still open, and F(0): a row per
+    pair.
+    """
     b = len(bottleneck.target)
     opened, half = (bottleneck.value(torch.full((b,), t), torch.arange(b), "carry") for t in (1.0, 0.0))
     table = {"F(Z)": opened, "F(0+)": half, "F(0)": bottleneck.closed()}
@@ -161,8 +165,9 @@ def order(x: Sequence[float], y: Sequence[float]) -> float:
 def completeness(bottleneck: Bottleneck, rule: str, n: int, tol: float = 0.01) -> pd.DataFrame:
     """Theorem 3: the sum of all token scores beside F(Z) - F(0), for at most n gradient passes.
 
-    rule: one of nib's; "exact", "carry" and "norm" stop where they are certified at `tol`. Columns pair, rule, n, passes
-    (spent), change (F(Z) - F(0), or that of the part), total (the sum of the scores), gap (|total - change| / |change|).
+    rule: one of nib's; "exact", "carry" and "norm" stop where they are certified at `tol`. Columns pair, rule, n,
+    passes (spent), change (F(Z) - F(0), or that of the part), total (the sum of the scores), gap (|total - change| /
+    |change|).
     """
     p = path(bottleneck, rule, n, tol)
     table = {"change": p.change, "total": p.scores.sum(1), "gap": p.gap / p.change.abs(), "passes": p.passes}
