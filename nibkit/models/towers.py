@@ -320,10 +320,18 @@ class TextTower(Tower):
     name = "text"
     causal = True
     context: int  # the longest text, tokens
-    embedding: Tensor  # (vocabulary, C)
-    positions: Tensor  # (context, C)
     pad: int | None = None  # texts are filled up with this token, where the model sees the padding (SigLIP)
     before: int = 1  # tokens in front of the first word (BOS); behind the last there is always EOS
+
+    @property
+    def embedding(self) -> Tensor:
+        """Token rows (vocabulary, C), the model's own."""
+        raise NotImplementedError
+
+    @property
+    def positions(self) -> Tensor:
+        """What is added to a token for its place, (context, C), the model's own."""
+        raise NotImplementedError
 
     def readout(self, ids: Tensor) -> int:
         """Position of the token the embedding is read from: the largest id (EOS)."""
