@@ -189,8 +189,12 @@ def test_a_backend_declares_itself(scenes, monkeypatch, capsys):
         return copy.deepcopy(scenes.model), eyes, scenes._tokenizer, name.removeprefix("toy:")
 
     toy = types.SimpleNamespace(
-        NAMES=(), FORMS={"toy:NAME": "a toy"}, matches=lambda name, path: name.startswith("toy:"), of_name=of_name,
-        towers=models.openai.towers, here=lambda: ["toy:bear"],
+        NAMES=(),
+        FORMS={"toy:NAME": "a toy"},
+        matches=lambda name, path: name.startswith("toy:"),
+        of_name=of_name,
+        towers=models.openai.towers,
+        here=lambda: ["toy:bear"],
     )
     monkeypatch.setattr(models.clip, "BACKENDS", (toy, *models.clip.BACKENDS))
     clip = models.load("toy:bear", device="cpu")

@@ -246,7 +246,7 @@ def checksum(clip) -> str:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
+    """For "auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
     if device != "auto":
         try:
             return torch.empty(0, device=device).device

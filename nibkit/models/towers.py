@@ -1,7 +1,7 @@
 """Encoders that can be cut: run to block l, touch the state, run on.
 
-Every method of nibkit works through these two classes. They read a library's own weights in place: nothing is copied, hooked or
-patched, so nothing is left behind on the model.
+Every method of nibkit works through these two classes. They read a library's own weights in place: nothing is copied,
+hooked or patched, so nothing is left behind on the model.
 """
 
 import copy
@@ -166,16 +166,18 @@ class Stage:
 
 def allowed(mask: Mask, x: Tensor) -> Tensor:
     """`mask` for tokens x (B, T, C) as a bool that broadcasts to (B, heads, T, T); not for False."""
-    return mask if isinstance(mask, Tensor) else torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+    if isinstance(mask, Tensor):
+        return mask
+    return torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
 
 
 class Tower:
     """One encoder of a CLIP. `layer` counts blocks that have been applied: 0 is the input of the first block.
 
-    Backends subclass it with three small functions: `rows` (inputs -> embeddings before anything else: patches with their
-    positions, or token rows without), `start` (rows -> the first block's input) and `head` (readout row (B, C) -> (B, E)).
-    Where the embedding is read from is the tower's own affair: a row of the last block (CLS, EOS), or all rows, pooled by
-    a `Pool` or a `Stage` that stands last among the blocks.
+    Backends subclass it with three small functions: `rows` (inputs -> embeddings before anything else: patches with
+    their positions, or token rows without), `start` (rows -> the first block's input) and `head` (readout row (B, C) ->
+    (B, E)). Where the embedding is read from is the tower's own affair: a row of the last block (CLS, EOS), or all
+    rows, pooled by a `Pool` or a `Stage` that stands last among the blocks.
 
     >>> from nibkit.models import load
     >>> tower = load("scenes", device="cpu").text
@@ -246,7 +248,7 @@ class Tower:
 
     @torch.no_grad()
     def state(self, inputs, layer: int) -> State:
-        """The state that enters block `layer`, without gradients. Within `shared`, it goes on from the highest one known."""
+        """The state that enters block `layer`, without gradients. Within `shared`: from the highest one known."""
         known = once((self, inputs, "layers"), set)
 
         def make() -> State:
