@@ -230,9 +230,7 @@ class Clip:
         """
         pixels, ids = self._pixels(images), self._ids(texts)
         if len(pixels) != len(ids):
-            raise ValueError(
-                f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each picture its own text"
-            )
+            raise ValueError(f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each its own")
         self.check(pixels, ids)
         return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
