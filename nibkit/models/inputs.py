@@ -10,24 +10,6 @@ from torch import Tensor
 from .devices import at_hand
 
 
-def check_pictures(images: Sequence) -> None:
-    """Raise a ValueError with a sentence where there is no picture, or something else among them."""
-    if not images:
-        raise ValueError("there is no picture; give one or more")
-    if wrong := [i for i in images if not isinstance(i, Image.Image) or not all(i.size)]:
-        what = "picture without pixels" if isinstance(wrong[0], Image.Image) else type(wrong[0]).__name__
-        raise ValueError(f"a {what} is not a picture; open it first, such as by PIL.Image.open(path)")
-
-
-def check_texts(texts: Sequence) -> None:
-    """Raise a ValueError with a sentence where one of the texts is something else, or cannot be written."""
-    if wrong := [text for text in texts if not isinstance(text, str)]:
-        raise ValueError(f"{wrong[0]!r} is a {type(wrong[0]).__name__}, not a text")
-    if halves := [text for text in texts if re.search("[\ud800-\udfff]", text)]:
-        what = "half of a sign (a lone surrogate, such as half an emoji)"
-        raise ValueError(f"{halves[0][:60]!r} holds {what}: take it out")
-
-
 def check_pixels(clip, pixels: Tensor) -> None:
     """Raise a ValueError with a sentence where pixels do not fit the model."""
     size, want = clip.image.size, "preprocess(images) makes what is wanted"

@@ -280,7 +280,7 @@ class Tower:
         return embedding.to(torch.promote_types(embedding.dtype, torch.float32))
 
     def fed(self, layer: int, normed: Tensor) -> "Tower":
-        """A view of this tower whose block `layer` takes `normed` (B, T, C) for its normalised input; the tower stays as it is."""
+        """A view of this tower whose block `layer` takes `normed` (B, T, C) for its normalised input."""
         view = copy.copy(self)
         view.blocks = [*self.blocks]
         view.blocks[layer] = replace(self.blocks[layer], norm1=lambda x: normed)
