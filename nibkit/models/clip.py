@@ -230,9 +230,7 @@ class Clip:
         """
         pixels, ids = self._pixels(images), self._ids(texts)
         if len(pixels) != len(ids):
-            raise ValueError(
-                f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each picture its own text"
-            )
+            raise ValueError(f"{len(pixels)} pictures and {len(ids)} texts do not pair up; give each its own")
         self.check(pixels, ids)
         return F.cosine_similarity(self.image.encode(pixels), self.text.encode(ids))
 
@@ -246,7 +244,7 @@ def checksum(clip) -> str:
 
 
 def pick_device(device: str = "auto") -> torch.device:
-    """"auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
+    """For "auto": CUDA if there is one, else Apple's MPS, else the CPU. ValueError for a device that is not here."""
     if device != "auto":
         try:
             return torch.empty(0, device=device).device

@@ -41,14 +41,14 @@ def free_bytes(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + unused
 
 
-def bytes_of(batch_size: str, device: torch.device = torch.device("cpu")) -> int:
+def bytes_of(batch_size: str, device: torch.device | None = None) -> int:
     """ "auto", "500MB", "1.5GB" -> bytes, or a ValueError. "auto": SHARE of what is free on CUDA, else AUTO.
 
     >>> bytes_of("1.5GB")
     1500000000
     """
     if batch_size == "auto":
-        return int(SHARE * free_bytes(device)) if device.type == "cuda" else AUTO
+        return int(SHARE * free_bytes(device)) if device is not None and device.type == "cuda" else AUTO
     number, unit = str(batch_size)[:-2], str(batch_size)[-2:]
     try:
         if (found := int(float(number) * UNITS[unit])) > 0:

@@ -12,8 +12,9 @@ from .devices import at_hand, onto
 from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
 from .tokenizers import BPE, Missing, Pretrained
-from .towers import Block, ImageTower, Pool, Stage, State, TextTower, norm, parts
+from .towers import Block, ImageTower, Pool, Stage, State, TextTower
 from .transform import Transform, square
+from .weights import norm, parts
 
 
 def _then(*steps):

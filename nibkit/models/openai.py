@@ -12,8 +12,9 @@ from clip.model import CLIP
 from ..paths import bundled
 from .files import absent, fit, metadata, patience, read
 from .tokenizers import BPE
-from .towers import Block, ImageTower, Stage, State, TextTower, norm, parts
+from .towers import Block, ImageTower, Stage, State, TextTower
 from .transform import Transform
+from .weights import norm, parts
 
 # embed, picture, image blocks, image width, patch, context, vocabulary, text width, text heads, text blocks
 ARCHITECTURES = {

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from .files import WEIGHTS, absent, ask_hub, fit, hub_models, read, shards
 from .tokenizers import BPE, Missing, Pretrained
-from .towers import Block, ImageTower, Pool, State, TextTower, parts
+from .towers import Block, ImageTower, Pool, State, TextTower
 from .transform import Transform, square
+from .weights import parts
 
 
 def _projections(a) -> list:
