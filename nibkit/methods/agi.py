@@ -28,6 +28,7 @@ from torch import Tensor
 from .. import data
 from ..attribution import Attribution, as_arrays
 from ..checks import number, whole
+from ..models.devices import at_hand, in_parts
 from ..models.towers import State, ragged
 from .ig import gaps, per_patch, places_of_words
 from .nib import Path
@@ -57,33 +58,31 @@ def steepest(
     one to begin with does not move, and scores 0.
     """
     b, k = others.shape[:2]
-    pairs, total = torch.arange(b, device=x.device).repeat_interleave(k), torch.zeros_like(x)
-    found = torch.zeros(3, b * k).to(own)  # c at both ends, steps
-    arrived, step = torch.zeros(b * k, dtype=torch.bool, device=x.device), step.expand_as(x)
-    for part in torch.arange(b * k, device=x.device).split(at_once):
-        n, target, other = pairs[part], own[pairs[part]], others.flatten(0, 1)[part]
-        h, scores = x[n], torch.zeros_like(x[n])
-        walking = torch.ones(len(part), dtype=torch.bool, device=x.device)
-        for taken in range(steps + 1):
+    pairs, step, wide = torch.arange(b, device=x.device).repeat_interleave(k), step.expand_as(x), [1] * (x.ndim - 1)
+
+    def walked(part: slice) -> tuple[Tensor, Tensor]:
+        n, other = pairs[part], others.flatten(0, 1)[part]
+        h, scores, target = x[n], torch.zeros_like(x[n]), own[n]
+        walking, taken, start = torch.ones(len(n), dtype=torch.bool, device=x.device), torch.zeros(len(n)).to(own), None
+        for number in range(steps + 1):
             h = h.detach().requires_grad_()
             embedding = embed(h, n)
             mine, theirs = (F.cosine_similarity(embedding, partner) for partner in (target, other))
-            walking &= (theirs < mine).detach()
-            found[1, part] = mine.detach()
-            if not taken:
-                found[0, part] = mine.detach()
-            if taken == steps or not walking.any():
+            walking = walking & (theirs < mine).detach()
+            start = mine.detach() if start is None else start
+            if number == steps or not walking.any():
                 break
             (slope,) = torch.autograd.grad(mine.sum(), h, retain_graph=True)
             (away,) = torch.autograd.grad(theirs.sum(), h)
-            moved = step[n] * (away - slope).sign() * walking.view(-1, *[1] * (x.ndim - 1))
-            scores -= moved * slope
-            h = h.detach() + moved
-            found[2, part] += walking.to(found)
-        arrived[part] = ~walking
-        total += torch.einsum("nb,n...->b...", F.one_hot(n, b).to(x) / k, scores)
-    start, end, taken = found.unflatten(1, (b, k)).mean(2)
-    return Walk(Path(total, start, end, taken), arrived.unflatten(0, (b, k)).float().mean(1))
+            moved = step[n] * (away - slope).sign() * walking.view(-1, *wide)
+            scores = scores - moved * slope
+            h, taken = h.detach() + moved, taken + walking
+        found = torch.stack([start, mine.detach(), taken, (~walking).to(own)])
+        return torch.einsum("nb,n...->b...", F.one_hot(n, b).to(x) / k, scores), found
+
+    scores, found = zip(*in_parts(b * k, at_once, walked))
+    start, end, taken, arrived = torch.cat(found, 1).unflatten(1, (b, k)).mean(2)
+    return Walk(Path(sum(scores), start, end, taken), arrived)
 
 
 def drawn(clip, ids: list[Tensor], others: tuple | None, k: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -97,9 +96,9 @@ def drawn(clip, ids: list[Tensor], others: tuple | None, k: int, seed: int) -> t
         texts = clip.tokenize([pair.text for pair in pool])
     else:
         pixels, texts = others or ((), ())
-    picks = []
-    for i in ids:
-        known = [n for n, text in enumerate(texts) if not torch.equal(text, i)]
+    picks, texts_here = [], at_hand(list(texts)) if len(texts) else []
+    for i in at_hand(ids):
+        known = [n for n, text in enumerate(texts_here) if not torch.equal(text, i)]
         if len(known) < k:
             raise ValueError(
                 f"k={k} other pairs are asked for and {len(known)} are there: AGI walks from a pair to other captions "
@@ -107,8 +106,8 @@ def drawn(clip, ids: list[Tensor], others: tuple | None, k: int, seed: int) -> t
             )
         picks.append(np.random.default_rng([seed, *i.tolist()]).choice(known, k, replace=False))
     used, place = np.unique(picks, return_inverse=True)
-    place = torch.as_tensor(place.reshape(len(ids), k), device=clip.device)
-    pictures = clip.preprocess([pool[int(n)].image for n in used]) if others is None else pixels[used]
+    place = torch.as_tensor(place.reshape(len(ids), k)).to(clip.device)
+    pictures = clip.preprocess([pool[int(n)].image for n in used]) if others is None else pixels[torch.as_tensor(used)]
     return clip.embed_image(pictures)[place], clip.embed_text([texts[n] for n in used])[place]
 
 

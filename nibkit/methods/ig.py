@@ -28,6 +28,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import one_of
+from ..models.devices import in_parts, onto
 from ..models.towers import State, ragged
 from .nib import Path, gauss
 from .registry import method
@@ -39,7 +40,7 @@ SIDE, PLACES = 1 / 8, 2.0  # sigma of "blur": of the picture's side; tokens
 def places_of_words(clip, ids: list[Tensor], rows: State) -> Tensor:
     """(B, T) bool: the tokens between BOS and EOS, of the texts whose token rows are `rows`."""
     place = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
-    last = torch.tensor([min(len(i) - 1, end) for i, end in zip(ids, rows.readout.tolist())], device=place.device)
+    last = torch.minimum(onto(place.device, torch.tensor([len(i) - 1 for i in ids])), rows.readout)
     return (place >= clip.text.before) & (place < last[:, None])
 
 
@@ -78,17 +79,22 @@ def straight(
     """
     b, (nodes, weights) = len(x), (part.to(x) for part in gauss(steps))
     pairs, lam, weights = torch.arange(b, device=x.device).repeat_interleave(steps), nodes.repeat(b), weights.repeat(b)
-    total = torch.zeros_like(x)
-    for part in torch.arange(len(pairs), device=x.device).split(at_once):
+
+    def slope(part: slice) -> Tensor:
         k = pairs[part]
         between = torch.lerp(x0[k], x[k], lam[part].view(-1, *[1] * (x.ndim - 1))).requires_grad_()
         cosine = F.cosine_similarity(embed(between, k), target[k])
         (gradient,) = torch.autograd.grad(cosine.sum(), between)
-        share = F.one_hot(k, b).to(x) * weights[part, None]
-        total += torch.einsum("nb,n...->b...", share, gradient)
-    with torch.no_grad():
-        every = torch.arange(b, device=x.device).split(at_once)
-        ends = [torch.cat([F.cosine_similarity(embed(end[k], k), target[k]) for k in every]) for end in (x, x0)]
+        return torch.einsum("nb,n...->b...", F.one_hot(k, b).to(x) * weights[part, None], gradient)
+
+    @torch.no_grad()
+    def match(of: Tensor) -> Tensor:
+        k = torch.arange(b, device=x.device)
+        return torch.cat(
+            [*in_parts(b, at_once, lambda part: F.cosine_similarity(embed(of[part], k[part]), target[part]))]
+        )
+
+    total, ends = sum(in_parts(len(pairs), at_once, slope)), [match(x), match(x0)]
     return Path((x - x0) * total, *ends, torch.full((b,), steps))
 
 

@@ -182,4 +182,4 @@ def lime(
         maps.append(by_part[of_pixel] if parts == "slic" else by_part.reshape(image.grid))
         scores.append(torch.as_tensor((by_word / in_word.sum(1)) @ in_word))
         info.append({"passes": samples, "fit_image": seen, "fit_text": read})
-    return Attribution(np.float32(maps), as_arrays(ragged(scores, ids)), image.size, pd.DataFrame(info))
+    return Attribution(np.float32(maps), as_arrays(ragged(torch.stack(scores), ids)), image.size, pd.DataFrame(info))

@@ -99,7 +99,7 @@ def lico(
     with torch.no_grad():
         names, tokens, ends = _features(clip.text, ids := clip.tokenize(classes))
     tokens = [row[clip.text.before : min(len(i) - 1, int(end)) + 1] for row, i, end in zip(tokens, ids, ends)]
-    truth, rows = torch.tensor([classes.index(label) for label in labels], device=names.device), []
+    truth, rows = torch.tensor([classes.index(label) for label in labels]).to(names.device), []
 
     def loss(tower, k: Tensor) -> Tensor:
         pictures, patches, _ = _features(tower, pixels[k])
