@@ -148,13 +148,15 @@ def test_facts_are_the_cosine_the_closed_bottleneck_and_the_gap(undrawn, panel, 
 
 
 def test_controls_that_a_method_ignores_are_disabled(undrawn, panel, monkeypatch):
-    monkeypatch.setattr(explorer, "FEWER", {"rise": {"masks": 8, "text_masks": 8}, "m2ib": {"samples": 2}})
+    quick = {"rise": {"masks": 8, "text_masks": 8}, "m2ib": {"samples": 2}, "lime": {"samples": 8}, "agi": {"k": 1}}
+    monkeypatch.setattr(explorer, "FEWER", quick)
     found = {}
     for method in nibkit.METHODS:
         panel.method.value = method
         assert panel.message.value == ""
         found[method] = "".join(c.description[0] for c in (panel.layer, panel.steps, panel.rule) if not c.disabled)
-    few = {"nib": "LSR", "m2ib": "LS", "mfaba": "S", **dict.fromkeys(("gradcam", "gradcam_pooled", "xgrad"), "L")}
+    few = {"nib": "LSR", "m2ib": "LS", **dict.fromkeys(("mfaba", "ig", "agi"), "S")}
+    few |= dict.fromkeys(("gradcam", "gradcam_pooled", "xgrad"), "L")
     assert found == {**dict.fromkeys(nibkit.METHODS, ""), **few}
     panel.method.value, panel.rule.value = "nib", "exact"
     assert panel.steps.disabled and not panel.layer.disabled

@@ -6,7 +6,14 @@ from near import assert_near
 import nibkit
 from nibkit.models.towers import Block, bytes_of
 
-QUICK = {"rise": {"masks": 30, "text_masks": 12}, "m2ib": {"samples": 3, "steps": 3}, "mfaba": {"steps": 2}}
+QUICK = {
+    "rise": {"masks": 30, "text_masks": 12},
+    "m2ib": {"samples": 3, "steps": 3},
+    "mfaba": {"steps": 2},
+    "ig": {"steps": 4},
+    "lime": {"samples": 12},
+    "agi": {"k": 2, "steps": 2},
+}
 ROW = 50 * (20 * 64 + 2 * 4 * 50) * 4  # bytes of a picture of the golden model in one block
 
 
@@ -44,7 +51,7 @@ def test_a_small_budget_gives_the_same_numbers(name, golden_clip, golden_pair):
         run(golden_clip, *golden_pair, **options, batch_size=size) for size in ("1GB", f"{8 * ROW / 1e6}MB")
     )
     for a, b in zip((large.image, *large.text), (small.image, *small.text), strict=True):
-        assert_near(b, a, 2e-5)
+        assert_near(b, a, 1e-2 if name == "agi" else 2e-5)  # agi steps by signs, which rounding flips
 
 
 def test_a_small_budget_is_kept(golden_clip, golden_pair, rows):

@@ -16,7 +16,13 @@ from nibkit.metrics import stats
 from nibkit.models.towers import Tower
 
 METHODS = sorted(nibkit.METHODS)
-QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}}
+QUICK = {
+    "rise": {"masks": 20, "text_masks": 10},
+    "m2ib": {"samples": 2, "steps": 3},
+    "ig": {"steps": 4},
+    "lime": {"samples": 20},
+    "agi": {"k": 2, "steps": 3},
+}
 LAYERED = {name for name, method in nibkit.METHODS.items() if "layer" in method.takes}
 
 

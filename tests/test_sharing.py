@@ -13,7 +13,14 @@ from nibkit.models import sharing
 from nibkit.models.sharing import once, shared
 from nibkit.models.towers import Block
 
-QUICK = {"rise": {"masks": 4, "text_masks": 4}, "m2ib": {"samples": 2, "steps": 2}, "mfaba": {"steps": 2}}
+QUICK = {
+    "rise": {"masks": 4, "text_masks": 4},
+    "m2ib": {"samples": 2, "steps": 2},
+    "mfaba": {"steps": 2},
+    "ig": {"steps": 2},
+    "lime": {"samples": 8},
+    "agi": {"k": 1, "steps": 1},
+}
 
 
 @pytest.fixture

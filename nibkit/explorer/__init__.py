@@ -30,7 +30,7 @@ from ..models.sharing import Memo, shared
 from ..scenes import world
 from .drawing import STYLE, Look, Result, draw, facts, page, png, spoken, table
 
-FEWER = {"rise": {"masks": 500, "text_masks": 100}}  # 6,000 pictures are too many to wait for
+FEWER = {"rise": {"masks": 500, "text_masks": 100}, "agi": {"k": 2}}  # 6,000 pictures are too many to wait for
 GIVEN, DRAWN = "the given picture", "a scene to edit"
 EXAMPLES = 6  # bundled pictures in the list
 SLOTS = (*world.CAT_AND_DOG.objects, world.Placed("tree", 112, 48, 70))  # the editor's objects; the third starts empty

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attribution import Attribution
-from ..methods import METHODS
+from ..methods import DEFAULT, METHODS
 from ..methods.nib import Bottleneck, fixed_rule, riemann
 from ..methods.rise import word_masks
 from ..metrics.confidence import confidence
@@ -166,8 +166,8 @@ def left_behind(bench: Bench) -> Effects:
     """Hooks left on the model, and flat maps that the published min-max divides 0 by 0."""
     clip = copy.deepcopy(bench.clip)
     with shared():
-        for name, method in METHODS.items():
-            method(clip, bench.pixels[:2], bench.ids[:2], **({"masks": 8} if name == "rise" else {}))
+        for name in DEFAULT:
+            METHODS[name](clip, bench.pixels[:2], bench.ids[:2], **({"masks": 8} if name == "rise" else {}))
     yield "hooks on a module of the model after all methods ran", hooks(clip.model)
     a = bench.explain("gradcam")
     yield "Grad-CAM maps that are flat, so that the published min-max divides 0 by 0, %", [

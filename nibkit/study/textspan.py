@@ -1,4 +1,4 @@
-"""TEXTSPAN: what does each attention head of an image tower write into the embedding, and which texts span it?
+"""TEXTSPAN: what does each attention head write into the embedding, and which texts span it?
 
 Gandelsman, Efros & Steinhardt, Interpreting CLIP's Image Representation via Text-Based Decomposition, ICLR 2024.
 """
@@ -11,13 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import one_of
 from ..models.towers import ImageTower
 
 EPS = 1e-5  # LayerNorm's
+SHARES = ("centred", "authors")
 
 
 class Parts(NamedTuple):
-    """Direct contributions to B embeddings: all of them add up to the embedding, not normalised.
+    """Direct contributions to B embeddings: all of them add up to the embedding, whose length `decompose` decides.
 
     heads (B, blocks, heads, E), mlps (B, blocks, E), start (B, E): the CLS row before any block, constant (E,): what
     the final LayerNorm's bias adds.
@@ -44,16 +46,36 @@ def _std(x: Tensor) -> Tensor:
     return (x.var(-1, correction=0, keepdim=True) + EPS).sqrt()
 
 
+def _level(tower: ImageTower) -> Tensor:
+    """(E,): what a row that is 1 in every channel would write if LayerNorm did not centre it."""
+    try:
+        if hasattr(tower, "_visual"):
+            return tower._visual.ln_post.weight @ tower._visual.proj
+        return tower._projection(tower._vision.post_layernorm.weight)
+    except AttributeError as error:
+        raise ValueError(
+            f"share='authors' needs a final LayerNorm and a projection behind it; this {type(tower).__name__} has none "
+            "that TEXTSPAN knows: take share='centred'"
+        ) from error
+
+
 @torch.no_grad()
-def decompose(tower: ImageTower, pixels: Tensor) -> Parts:
+def decompose(tower: ImageTower, pixels: Tensor, share: str = "centred") -> Parts:
     """What every attention head and MLP adds to the embeddings of B pictures (Gandelsman et al., ICLR 2024).
 
     The CLS row is a sum of what every block adds to it, and the head is linear once LayerNorm's standard deviation is
     held at its value; so the embedding is a sum. As in the paper an attention's output bias is shared evenly among its
-    heads; unlike there, each part is centred by itself and LayerNorm's bias stands alone, which changes no total. Their
-    code divides the parts of each picture by the norm of its embedding, so that pictures weigh alike; here they have
-    the embedding's own length, and other heads may be picked.
+    heads. share: how LayerNorm's mean and bias are.
+
+    * "centred": each part is centred by itself, the bias stands alone, and the parts add up to the embedding.
+    * "authors": as the authors' code has it, mean and bias of the whole are shared evenly among the start, the
+      attentions (and there among the heads) and the MLPs; then all is divided by the embedding's norm, so the parts add
+      up to the unit embedding and `constant` is 0.
+
+    Cost: one forward pass. Errors: ValueError for another share, or a tower whose LayerNorm is not known;
+    AttributeError for a tower whose blocks have no attention.
     """
+    one_of("share", share, SHARES)
     x = tower.start(tower.rows(pixels)).tokens
     start, heads, mlps = x[:, 0], [], []
     for block in tower.blocks:
@@ -66,15 +88,20 @@ def decompose(tower: ImageTower, pixels: Tensor) -> Parts:
         x = block.from_attention(x, probabilities, values)
         heads.append(written)
         mlps.append(x[:, 0] - between)
-    project = lambda part, std: part @ matrix / std  # noqa: E731
-    matrix, constant = _linear_head(tower, x[:, 0])
-    std = _std(x[:, 0])
-    return Parts(
-        project(torch.stack(heads, 1), std[:, None, None]),
-        project(torch.stack(mlps, 1), std[:, None]),
-        project(start, std),
-        constant,
-    )
+    row = x[:, 0]
+    matrix, constant = _linear_head(tower, row)
+    std, parts = _std(row), (torch.stack(heads, 1), torch.stack(mlps, 1), start)
+    wide = [std.view(-1, *[1] * (raw.ndim - 1)) for raw in parts]
+    found = [raw @ matrix / by for raw, by in zip(parts, wide)]
+    if share == "centred":
+        return Parts(*found, constant)
+    level, blocks = _level(tower), 2 * len(tower.blocks) + 1
+    norm = tower.head(row).norm(dim=-1, keepdim=True)
+    for n, (raw, by, among) in enumerate(zip(parts, wide, (blocks * parts[0].shape[2], blocks, blocks))):
+        mean, size = (whole.view_as(by) for whole in (row.mean(-1, keepdim=True), norm))
+        uncentred = (raw.mean(-1, keepdim=True) - mean / among) * level / by
+        found[n] = (found[n] + uncentred + constant / among) / size
+    return Parts(*found, torch.zeros_like(constant))
 
 
 def basis(outputs: Tensor, texts: Tensor, n: int) -> tuple[list[int], list[float]]:
@@ -102,20 +129,26 @@ def basis(outputs: Tensor, texts: Tensor, n: int) -> tuple[list[int], list[float
     return chosen, explained
 
 
-def textspan(clip, pixels: Tensor, texts: Sequence[str], *, heads: int = 4, n: int = 4) -> pd.DataFrame:
+def textspan(
+    clip, pixels: Tensor, texts: Sequence[str], *, heads: int = 4, n: int = 4, share: str = "centred"
+) -> pd.DataFrame:
     """The `heads` attention heads whose contributions vary most over the pictures, and the `n` texts that span each.
 
-    Columns: block, head, share (of the heads' summed variance), place (1 = first text taken), text, explained.
+    share: of LayerNorm's mean and bias, see `decompose`. Columns: block, head, share (of the heads' summed variance),
+    place (1 = first text taken), text, explained (share of the head's variance). Errors: ValueError for fewer than two
+    pictures, or no text.
     """
     if len(pixels) < 2:
         raise ValueError(f"{len(pixels)} picture: TEXTSPAN describes how a head varies; give at least two pictures")
-    outputs = decompose(clip.image, pixels).heads
+    if isinstance(texts, str) or not len(texts):
+        raise ValueError(f"texts={texts!r} is not a list of at least one text; TEXTSPAN chooses among them")
+    outputs = decompose(clip.image, pixels, share).heads
     embedded = F.normalize(clip.embed_text(list(texts)), dim=-1)
     variance = outputs.var(0, correction=0).sum(-1)  # (blocks, heads)
     rows = []
     for k in variance.flatten().argsort(descending=True, stable=True)[:heads].tolist():
         block, head = divmod(k, variance.shape[1])
         found = zip(*basis(outputs[:, block, head], embedded, n))
-        share = float(variance[block, head] / variance.sum())
-        rows += [(block, head, share, place, texts[t], e) for place, (t, e) in enumerate(found, 1)]
+        part = float(variance[block, head] / variance.sum())
+        rows += [(block, head, part, place, texts[t], e) for place, (t, e) in enumerate(found, 1)]
     return pd.DataFrame(rows, columns=["block", "head", "share", "place", "text", "explained"])
