@@ -17,7 +17,18 @@ from nibkit.metrics.contract import Batch
 from nibkit.models import devices
 from nibkit.models.sharing import shared
 from nibkit.models.towers import Block
-from nibkit.study import ablation, convergence, deviations, efficiency, exemplars, falcon, lico, sanity, textspan, theory
+from nibkit.study import (
+    ablation,
+    convergence,
+    deviations,
+    efficiency,
+    exemplars,
+    falcon,
+    lico,
+    sanity,
+    textspan,
+    theory,
+)
 from nibkit.study.cocoa import cocoa
 
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}, "mfaba": {"steps": 2}}
