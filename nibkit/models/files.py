@@ -140,13 +140,16 @@ def _stored(path: Path) -> dict[str, Tensor]:
 
 
 def metadata(path: Path) -> dict[str, str]:
-    """What a .safetensors file says about itself; nothing for any other file."""
+    """What a .safetensors file says about itself; any other file, and a broken one, of which `read` tells, nothing."""
     if path.suffix != ".safetensors":
         return {}
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError:
+        return {}
 
 
 def shards(folder: Path) -> list[Path]:
