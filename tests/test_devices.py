@@ -17,19 +17,9 @@ from nibkit.metrics.contract import Batch
 from nibkit.models import devices
 from nibkit.models.sharing import shared
 from nibkit.models.towers import Block
-from nibkit.study import (
-    ablation,
-    convergence,
-    deviations,
-    efficiency,
-    exemplars,
-    falcon,
-    lico,
-    sanity,
-    textspan,
-    theory,
-)
+from nibkit.study import ablation, convergence, deviations, efficiency, falcon, lico, sanity, textspan, theory
 from nibkit.study.cocoa import cocoa
+from nibkit.study.exemplars import exemplars
 
 QUICK = {"rise": {"masks": 20, "text_masks": 10}, "m2ib": {"samples": 2, "steps": 3}, "mfaba": {"steps": 2}}
 QUICK |= {"ig": {"steps": 4}, "lime": {"samples": 12}, "agi": {"k": 1, "steps": 1}}
@@ -115,7 +105,7 @@ def test_methods(label, here, away):
     near(nibkit.METHODS[name](*away, **options), nibkit.METHODS[name](*here, **options))
 
 
-@pytest.mark.parametrize("label", sorted(set(SETTINGS) - {"nib exact", "lime", "agi"}))  # which stop, or fit, pair by pair
+@pytest.mark.parametrize("label", sorted(set(SETTINGS) - {"nib exact", "lime", "agi"}))  # these go pair by pair
 def test_no_pair_is_waited_for(label, away):
     """As many synchronisations for four pairs as for two."""
     clip, pixels, ids = away
@@ -190,7 +180,7 @@ def relatives(clip, pixels, ids, pairs):
     yield textspan.decompose(clip.image, pixels, share="authors").total()
     yield falcon.falcon(falcon.describe(clip, pixels, ["a cat", "a dog"], 1), pixels[:, 0, 0, 0], top=1, bottom=1)
     names = [f"number {k}" for k in range(len(pixels))]
-    yield exemplars.exemplars(clip, pixels[:1], pixels, names, k=2)[["distance", "limit"]]
+    yield exemplars(clip, pixels[:1], pixels, names, k=2)[["distance", "limit"]]
     yield lico.lico(clip, pixels, names, steps=1, batch=len(pixels))[1]
 
 
@@ -253,7 +243,7 @@ def test_full_memory_halves_the_batch_and_is_said_once(name, here, monkeypatch):
     clip, pixels, ids = here
     want = nibkit.METHODS[name](clip, pixels, ids, batch_size=4, **QUICK.get(name, {}))
     monkeypatch.setattr(devices, "_said", set())
-    limit = {"rows": 4, "gradients": False} if name == "rise" else {"rows": 2}
+    limit = {"rows": 4, "gradients": False} if name in ("rise", "lime") else {"rows": 2}
     full = {way: Full(real=getattr(Block, way), **limit) for way in ("at_row", "attention")}
     for way, function in full.items():
         monkeypatch.setattr(Block, way, lambda block, x, *rest, f=function: f(block, x, *rest))

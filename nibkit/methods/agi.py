@@ -64,13 +64,13 @@ def steepest(
         n, other = pairs[part], others.flatten(0, 1)[part]
         h, scores, target = x[n], torch.zeros_like(x[n]), own[n]
         walking, taken, start = torch.ones(len(n), dtype=torch.bool, device=x.device), torch.zeros(len(n)).to(own), None
-        for number in range(steps + 1):
+        for done in range(steps + 1):
             h = h.detach().requires_grad_()
             embedding = embed(h, n)
             mine, theirs = (F.cosine_similarity(embedding, partner) for partner in (target, other))
             walking = walking & (theirs < mine).detach()
             start = mine.detach() if start is None else start
-            if number == steps or not walking.any():
+            if done == steps or not walking.any():
                 break
             (slope,) = torch.autograd.grad(mine.sum(), h, retain_graph=True)
             (away,) = torch.autograd.grad(theirs.sum(), h)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..attribution import Attribution, as_arrays
 from ..checks import number, one_of, whole
+from ..models.devices import in_parts
 from ..models.towers import State, at_least_single, ragged
 from .ig import places_of_words, text_baseline
 from .registry import method
@@ -73,8 +74,12 @@ def surrogate(
     if parts < 2:
         z = torch.arange(2.0)[:, None].expand(-1, parts)
         return np.diff(match(z).double().cpu().numpy())[:parts], float("nan")
+
+    def in_memory(z: Tensor) -> Tensor:
+        return torch.cat([*in_parts(len(z), at_once, lambda part: match(z[part]))])
+
     linear = _Linear(0 if kernel == "shap" else ridge)
-    explainer = KernelShap(match) if kernel == "shap" else Lime(match, linear, near("cosine", width))
+    explainer = KernelShap(in_memory) if kernel == "shap" else Lime(in_memory, linear, near("cosine", width))
     explainer.interpretable_model = linear
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
