@@ -45,7 +45,7 @@ PARTS = {
     "exact": ("norm", "carry"),
     "carry": ("carry",),
     "norm": ("norm",),
-}  # rules that place nodes, from closed to open
+}  # from closed to open; nodes where it bends
 RULES = (*FIXED, *PARTS)
 BY_PROTOCOL = {"paper": ("riemann", "riemann"), "corrected": ("carry", "carry")}  # rules of the image and of the text
 NOISE = 2.0**-13  # of all scores' sum: float32's rounding, and what eps leaves at the last block (measured 3e-5)
@@ -74,15 +74,12 @@ class Bottleneck:
         h = norm(stream)
         if part == "carry":
             return t * stream, stream, lambda x: tower.fed(layer, h).embed(State(x, z.readout), layer)
-        nothing, spread = torch.zeros_like(stream), stream.std(-1, correction=0)
+        shut, closed = norm(torch.zeros_like(h)), State(torch.zeros_like(stream), z.readout)
+        spread = stream.std(-1, correction=0)
         r = (spread / spread.gather(1, z.readout[:, None]).clamp(min=1e-30)).clamp(1e-3, 1e3)[..., None]
-        root, open_, shut = (1 - (1 - r**2) * t**4).sqrt(), h, norm(nothing)
+        root = (1 - (1 - r**2) * t**4).sqrt()
         s, ds = r * t**2 / root, 2 * t * r / root**3
-        return (
-            shut + s * (open_ - shut),
-            ds * (open_ - shut),
-            lambda h: tower.fed(layer, h).embed(State(nothing, z.readout), layer),
-        )
+        return shut + s * (h - shut), ds * (h - shut), lambda x: tower.fed(layer, x).embed(closed, layer)
 
     def _chunks(self, t: Tensor, rows: Tensor, part: str, work: Callable) -> Iterator:
         """work(what narrows, its derivative in t, the way from it to F) of the rows, `batch_size` at a time."""
@@ -153,17 +150,16 @@ def guarded(bottleneck: Bottleneck, path: Path, tol: float) -> Path:
     It costs those pairs ten passes more, which are counted, and is said in a warning.
     """
     rows = (~path.certified(tol)).nonzero()[:, 0]
-    fell, scores, passes = torch.zeros(len(path.gap), dtype=torch.bool), path.scores.clone(), path.passes.clone()
+    fell, scores, passes = torch.zeros_like(path.gap, dtype=torch.bool), path.scores.clone(), path.passes.clone()
     if len(rows):
         published = fixed_rule(bottleneck.pick(rows), *riemann(10)).scores
         worse = ~(path.gap[rows] <= (published.sum(1) - path.change[rows]).abs())  # also where the gap is nan
-        scores[rows[worse]], fell[rows[worse].cpu()] = published[worse], True
+        scores[rows[worse]], fell[rows[worse]] = published[worse], True
         passes[rows.cpu()] += 10
     if fell.any():
         side, of = bottleneck.tower.name, f"{fell.sum()} of {len(fell)} pairs"
         said = f"NIB: the {side} scores of {of} added up worse than the published sum's, and are the published sum's"
         warnings.warn(f"{said} (info.stopped_{side})", stacklevel=2)
-    fell = fell.to(scores.device)
     return path._replace(scores=scores, passes=passes, fell=fell, error=path.error.masked_fill(fell, torch.nan))
 
 

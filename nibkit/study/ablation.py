@@ -100,7 +100,7 @@ def against_integral(
                     table["passes"] = one.passes.numpy()
                     gap = 100 * (one.scores.sum(1) - integral.change).abs() / integral.change.abs()
                     table["gap"] = gap.cpu().numpy()
-                    scores = zip(*(shown(clip, part, x.scores, ids) for x in (one, integral)))
+                    scores = zip(*(shown(clip, part, ids, x.scores) for x in (one, integral)))
                     table["correlation"] = [np.corrcoef(x, y)[0, 1] for x, y in scores]
                     found.append(table)
     return pd.concat(found, ignore_index=True)

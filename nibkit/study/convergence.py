@@ -11,6 +11,7 @@ little: it says that scores add up, not that each is right; so every row has the
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -77,8 +78,7 @@ def measure(
 
     of: the integral that the row is held against, "exact" (both parts), "carry" or "norm"; the fixed rules, which sum
     over lam, against "exact" and "carry". gap: |sum of all scores - that integral's change| in % of max(|change|,
-    0.05);
-    correlation: Pearson's, of patches or tokens; error: their Euclidean distance, in % of the integral's length;
+    0.05); correlation: Pearson's, of patches or tokens; error: their Euclidean distance, in % of the integral's length;
     worst: of the worst of all tokens, in % of the largest score; estimate: what the certificate takes that for;
     certified (bool). ValueError for other points.
     """
@@ -93,7 +93,7 @@ def measure(
             dense = bottlenecks(double, pixels.double(), ids, layer) if double else {}
             for side, bottleneck in bottlenecks(clip, pixels, ids, layer).items():
                 parts = {part: reference(dense[side], part, points) for part in PARTS["exact"]} if double else {}
-                table = _rows(bottleneck, passes, parts, lambda scores, side=side: shown(clip, side, scores, ids))
+                table = _rows(bottleneck, passes, parts, partial(shown, clip, side, ids))
                 table.insert(0, "pair", [chunk[k].id for k in table.pop("k")])
                 tables.append(table.assign(layer=layer, side=side))
     return pd.concat(tables, ignore_index=True)
@@ -131,7 +131,7 @@ def _rows(
     return pd.concat(tables, ignore_index=True)
 
 
-def shown(clip, side: str, scores: Tensor, ids: list[Tensor]) -> list[np.ndarray]:
+def shown(clip, side: str, ids: list[Tensor], scores: Tensor) -> list[np.ndarray]:
     """What a reader sees of all tokens' scores (B, T): patches, or the text's tokens, flat, an array for each pair."""
     rows = clip.image.patches(scores) if side == "image" else ragged(scores, ids)
     return [row.flatten().cpu().double().numpy() for row in rows]
