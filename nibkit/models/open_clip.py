@@ -135,10 +135,12 @@ class OpenClipText(TextTower):
 
     @property
     def embedding(self):
+        """Token rows, (vocabulary, C), as they are now."""
         return self._text.token_embedding.weight
 
     @property
     def positions(self):
+        """Position rows, (context, C), as they are now."""
         return self._text.positional_embedding
 
     def readout(self, ids):

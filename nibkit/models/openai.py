@@ -112,10 +112,12 @@ class OpenAIText(TextTower):
 
     @property
     def embedding(self):
+        """Token rows, (vocabulary, C), as they are now."""
         return self._model.token_embedding.weight
 
     @property
     def positions(self):
+        """Position rows, (context, C), as they are now."""
         return self._model.positional_embedding
 
     def head(self, row):

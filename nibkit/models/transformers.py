@@ -106,10 +106,12 @@ class HFText(TextTower):
 
     @property
     def embedding(self):
+        """Token rows, (vocabulary, C), as they are now."""
         return self._text.embeddings.token_embedding.weight
 
     @property
     def positions(self):
+        """Position rows, (context, C), as they are now."""
         return self._text.embeddings.position_embedding.weight
 
     def readout(self, ids):
