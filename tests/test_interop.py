@@ -125,4 +125,4 @@ def test_a_quantus_metric(scenes, pictures):
     nib = metric(**how, explain_func=explain_func, explain_func_kwargs={"method": "nib", "layer": 6})
     turned = metric(**how, explain_func=lambda **kwargs: -explain_func(**kwargs), explain_func_kwargs={"layer": 6})
     assert np.shape(nib) == (2, 6)  # pictures, steps: the probability of the caption after each
-    assert np.mean(nib) < np.mean(turned) - 0.3
+    assert np.mean(nib) < np.mean(turned) - 0.05
