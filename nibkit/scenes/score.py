@@ -109,9 +109,11 @@ class Embedder:
         return F.normalize(torch.cat(parts), dim=-1).cpu().numpy()
 
     def pictures(self, pictures) -> np.ndarray:
+        """PIL pictures -> (n, E)."""
         return self._of(pictures, lambda some: self.clip.embed_image(self.clip.preprocess(some)))
 
     def texts(self, texts: list[str]) -> np.ndarray:
+        """Texts -> (n, E)."""
         return self._of(texts, lambda some: self.clip.embed_text(self.clip.tokenize(some)))
 
 
