@@ -160,7 +160,7 @@ def theories(clip, pixels, ids, pairs):
         yield theory.along(b, [0.1, 1.0])
         yield theory.noise_limit(b, [0.5], [0.1], draws=2)
         for rule in ("riemann", "gauss", "exact"):
-            yield theory.completeness(b, rule, 8)
+            yield theory.completeness(b, rule, 10)
     states = clip.image.state(pixels, 9).tokens
     yield theory.narrowed(states, 0.25) - states / 4
     yield theory.patch_covariance(clip, pixels, 6)
@@ -199,8 +199,8 @@ def succeeded(*args, **options):
 
 RUNS = {
     "benchmark": lambda clip, pairs: succeeded(clip, pairs, ["nib", "random"], batch=1, progress=False),
-    "ablation": lambda clip, pairs: ablation.against_integral(clip, pairs, [2], layer=9, max_passes=8),
-    "convergence": lambda clip, pairs: convergence.measure(clip, pairs[:2], [9], {"exact": [8]}, points=20),
+    "ablation": lambda clip, pairs: ablation.against_integral(clip, pairs, [2], layer=9, max_passes=10),
+    "convergence": lambda clip, pairs: convergence.measure(clip, pairs[:2], [9], {"exact": [10]}, points=20),
     "deviations": lambda clip, pairs: deviations.measure(clip, pairs, rise_masks=4, few=2),
     "sanity": lambda clip, pairs: sanity.run(clip, pairs[:2], {"chefer": nibkit.METHODS["chefer"]}),
 }

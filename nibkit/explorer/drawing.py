@@ -113,7 +113,7 @@ def facts(result: Result) -> list[tuple[str, ...]]:
     """Rows of name, picture's value, text's value."""
     info = result.attribution.info.iloc[0]
     rows = [("", "picture", "text"), ("F(Z)", f"{result.cosine:.4f}", f"{result.cosine:.4f}")]
-    if "change_image" in info:  # NIB's scores are to add up, no other method's
+    if "rule_image" in info:  # of NIB, whose scores are to add up to a change of F
         sides, rule = ("image", "text"), info.rule_image
         start = "F(0+)" if rule == "carry" else "F(0)"
         of = "F(0+) − F(0)" if rule == "norm" else f"F(Z) − {start}"
