@@ -221,4 +221,5 @@ def test_the_command_says_what_loads_and_what_is_here(tmp_path, monkeypatch, cap
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     assert main(["models"]) == 0
     shown = capsys.readouterr().out
-    assert "open_clip:ARCH/TAG" in shown and "on this machine: scenes, scenes-early, ViT-L/14@336px, some/clip\n" in shown
+    here = "on this machine: scenes, scenes-early, ViT-L/14@336px, some/clip\n"
+    assert "open_clip:ARCH/TAG" in shown and here in shown

@@ -21,6 +21,12 @@ from nibkit.study import theory
 NIB = nibkit.METHODS["nib"]
 
 
+@pytest.fixture(scope="module")
+def scenes():
+    """The model whose curves and maps the settings below were chosen on."""
+    return nibkit.load("scenes-early", device="cpu")
+
+
 class Linear(Tower):
     """One block x + norm1(x) as a tower: its embedding reads both by a linear head, so each part is known by hand."""
 

@@ -13,6 +13,12 @@ from nibkit.study import sanity
 PAIRS = nibkit.data.load("scenes-captions")[:3]
 
 
+@pytest.fixture(scope="module")
+def scenes():
+    """The model whose curves and maps the settings below were chosen on."""
+    return nibkit.load("scenes-early", device="cpu")
+
+
 def planted(image):
     """A method whose patch scores are image(pixels (B, 3, H, W)) -> (B, 7, 7), and whose words score by their place."""
 

@@ -106,7 +106,8 @@ def test_half_precision_is_close_and_says_how_close(golden_clip):
 def test_precision_is_put_back_and_refused(golden_clip):
     before = torch.get_float32_matmul_precision()
     with speed.precision(golden_clip, "bf16") as half:
-        assert half.model is golden_clip.model and half.dtype == torch.bfloat16 and golden_clip.dtype == torch.float32
+        shared = [next(clip.model.parameters()).data_ptr() for clip in (half, golden_clip)]
+        assert shared[0] == shared[1] and half.dtype == torch.bfloat16 and golden_clip.dtype == torch.float32
     assert torch.get_float32_matmul_precision() == before
     for dtype, message in (("fp8", "'fp8' is not one of: float32, tf32, bf16"), ("tf32", "a mode of NVIDIA GPUs")):
         with pytest.raises(ValueError, match=message):

@@ -22,7 +22,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from ..attribution import Attribution
 from ..checks import one_of
@@ -201,26 +202,39 @@ def _together(clip, data, methods: list[tuple[str, dict]]) -> None:
             confidence(clip, *data, a.heatmap(), a.word_scores())
 
 
-ATTENTION_ON_CPU = {  # torch's own table has the GPU's kernels; a function of shapes -> operations
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda gradient, q, k, v, *_, **__: (
-        sdpa_backward_flop_count(gradient, q, k, v)
+ATTENTION_ON_CPU = {  # torch's own table has the GPU's kernels
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, out_val, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda g, q, k, v, *_, out_val, **__: (
+        sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
     ),
 }
 
 
-def work() -> FlopCounterMode:
-    """Counts floating-point operations while it is on: `get_total_flops()`."""
-    return FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU)
+class Work(TorchDispatchMode):
+    """Counts floating-point operations while it is on, by torch's own formulas: `flop`.
+
+    torch's FlopCounterMode also hooks every module, and `autograd.grad` by a module's output then fails on leaves.
+    """
+
+    flop = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        packet = function._overloadpacket
+        if count := ATTENTION_ON_CPU.get(packet) or flop_registry.get(packet):
+            self.flop += count(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 def _row(clip, label, batch, run, dtype, budget, slow, deviation) -> dict:
-    with work() as counted:  # also warms up
+    with Work() as counted:  # also warms up
         result = run(clip)
     rate = matrix_rate(clip, dtype, min(budget, 0.5))
     found = []
     memory = peak(lambda: found.append(fastest(lambda: run(clip), clip.device, budget)), clip.device)
-    gflop, seconds = counted.get_total_flops() / 1e9 / batch, found[0] / batch
+    gflop, seconds = counted.flop / 1e9 / batch, found[0] / batch
     passes = result.info.passes.max() if isinstance(result, Attribution) else math.nan if result is None else 1
     return {
         "method": label,
@@ -276,11 +290,11 @@ def scaling(clip, dtype: str = "float32", most: int = 16, repeats: int = 1) -> p
             data = pairs(clip, batch)
             def run():
                 return METHODS["nib"](clip, *data, **options)
-            with work() as counted:
+            with Work() as counted:
                 run()
             taken = [timed(run, clip.device) for _ in range(repeats)]
             spread = {"seconds": np.median(taken), "fastest": min(taken), "slowest": max(taken)}
-            rows.append({"of": of, "n": n, **spread, "gflop": counted.get_total_flops() / 1e9})
+            rows.append({"of": of, "n": n, **spread, "gflop": counted.flop / 1e9})
     return pd.DataFrame(rows)
 
 
