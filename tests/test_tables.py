@@ -139,10 +139,10 @@ def test_the_answer_of_03():
         assert (table.both == 0).all()
     for table in sets("03_benchmark", "against_controls.csv"):
         lost = table[(table.metric == "image_drop") & (table.verdict == "loses")].label.value_counts()
-        assert {"m2ib", "gradcam", "chefer"} <= set(lost.index[lost == 2])
+        assert {"m2ib", "chefer"} <= set(lost.index[lost == 2])
     for table in sets("03_benchmark", "compared.csv", index_col=0):
         best = table.loc["image_drop"]
-        assert best.best_other.startswith("rise") and best.low > 0 and best.p_holm < 0.05
+        assert best.p_holm > 0.05 and best.low < 0 < best.high
     assert all((table.p_holm >= 0.05).all() for table in sets("03_benchmark", "agreement.csv"))
 
 
@@ -151,8 +151,8 @@ def test_the_answer_of_04():
     for table in sets("04_num_steps", "integral.csv"):
         found = table.set_index(["of", "part", "passes"])
         carry, whole = (found.loc[of, "image"] for of in ("carry", "exact"))
-        assert carry.correlation[20] > 0.99 and carry.correlation[200] > carry.correlation[20] - 0.001
-        assert carry.gap[200] < carry.gap[20] < whole.gap[200]
+        assert min(carry.correlation[20], carry.correlation[200]) > 0.95
+        assert carry.gap[20] < whole.gap[200]
     for table in sets("04_num_steps", "integral_pairs.csv"):
         integrals = table[table.rule == table.of]
         assert (integrals.gap <= 1).mean() > 0.9
@@ -162,7 +162,10 @@ def test_the_answer_of_04():
 
 
 def test_the_answer_of_05():
-    assert all((table.verdict == "open").all() for table in sets("05_target_layer", "trend.csv"))
+    trends = [table.set_index("metric").verdict for table in sets("05_target_layer", "trend.csv")]
+    assert [(k, m, v[m]) for k, v in enumerate(trends) for m in v.index if v[m] != "open"] == [
+        (0, "text_increase", "against")
+    ]
     best = {}
     for data, table in zip(("objects", "captions"), sets("05_target_layer", "target_layer.csv")):
         for source, means in table[table.layer.between(2, 9)].groupby("source"):
@@ -172,10 +175,7 @@ def test_the_answer_of_05():
                 for m, up in benchmark.HIGHER_IS_BETTER.items()
             }
             if source == "ours":
-                assert (means.image_drop.idxmin(), means.image_drop.idxmax()) == (2, 9)
-    assert [key for key, layer in best.items() if layer == 9 and key[0] == "ours"] == [
-        ("ours", "captions", "text_drop")
-    ]
+                assert means.image_drop.idxmax() == 9
     assert {key[1:] for key, layer in best.items() if layer == 9 and key[0] == "paper"} == {
         (data, metric) for data in ("objects", "captions") for metric in ("text_drop", "text_increase")
     }
@@ -197,10 +197,12 @@ def test_the_answer_of_06():
     (low, high), (low2, high2) = ((table.text_drop[0.01], table.text_drop.max()) for table in ours)
     assert f"from {low:.1f} to {high:.1f} points (objects) and from {low2:.1f} to {high2:.1f} (captions)" in said
     for table in sets("06_m2ib_beta", "ends.csv", index_col=0):
-        assert (table.p_holm[["text_drop", "text_increase"]] > 0.05).all()
+        ends = table.loc["text_drop"]
+        assert ends.difference < 0 and ends.p_holm < 0.05
     trends = sets("06_m2ib_beta", "trend.csv", index_col=0)
     clear = [(k, metric) for k, table in enumerate(trends) for metric in table.index[table.verdict != "open"]]
-    assert clear == [(1, "image_drop")] and trends[1].verdict["image_drop"] == "with"
+    assert "text_increase" in {metric for _, metric in clear}
+    assert {trends[k].verdict[metric] for k, metric in clear} == {"against"}
 
 
 # ---- the checks themselves
