@@ -31,6 +31,8 @@ def execute(run: reports.Run, until: str = "", **settings) -> dict:
     """The notebook's variables after its cells, up to the one that makes `until`, ran with the report's parameters."""
     names = {"display": lambda *shown: None}
     for cell in code(run):
+        if cell.id == "colab":  # it installs, in IPython's own words
+            continue
         exec(cell.source, names)
         if "parameters" in cell.metadata.get("tags", []):
             names |= run.settings | settings
