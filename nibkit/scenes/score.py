@@ -45,7 +45,7 @@ def share(right: Sequence[bool]) -> dict[str, float]:
     {'value': 0.97, 'low': 0.915, 'high': 0.99, 'n': 100}
     """
     found = binomtest(int(np.sum(right)), len(right)).proportion_ci(method="wilson")
-    return {"value": float(np.mean(right)), "low": found.low, "high": found.high, "n": len(right)}
+    return {"value": float(np.mean(right)), "low": float(found.low), "high": float(found.high), "n": len(right)}
 
 
 def averaged(values: Sequence[float]) -> dict[str, float]:
