@@ -56,6 +56,22 @@ def scenes():
     return load("scenes")
 
 
+@pytest.fixture(scope="module")
+def openai():
+    """A small `clip.model.CLIP`."""
+    from test_backends import openai_model
+
+    return openai_model()
+
+
+@pytest.fixture(scope="module")
+def hf():
+    """A small transformers CLIPModel."""
+    from test_towers import transformers_clip
+
+    return transformers_clip().model
+
+
 @pytest.fixture(autouse=True)
 def methods_as_they_were():
     """What a test registers is gone after it."""

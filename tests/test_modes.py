@@ -19,16 +19,6 @@ from nibkit.interop import NIB
 MODELS = {**BACKENDS, "transformers": transformers_clip}
 
 
-@pytest.fixture(scope="module")
-def openai():
-    return openai_model()
-
-
-@pytest.fixture(scope="module")
-def hf():
-    return transformers_clip().model
-
-
 def replaced(module, name):
     old = getattr(module, name)
     setattr(module, name, torch.nn.Parameter(old.detach() + 0.3 * torch.randn_like(old)))

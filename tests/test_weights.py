@@ -10,8 +10,8 @@ import pytest
 import torch
 from clip.model import CLIP
 from safetensors.torch import load_file, save_file
-from test_backends import OPEN_CLIP, openai_model
-from test_towers import library, shaken, transformers_clip
+from test_backends import OPEN_CLIP
+from test_towers import library, shaken
 
 import nibkit
 
@@ -28,16 +28,6 @@ def same(clip, model):
     want = library(clip.around(model), PIXELS, IDS)
     torch.testing.assert_close(clip.embed_image(PIXELS), want[0], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(clip.embed_text(IDS), want[1], atol=2e-5, rtol=1e-4)
-
-
-@pytest.fixture(scope="module")
-def openai():
-    return openai_model()
-
-
-@pytest.fixture(scope="module")
-def hf():
-    return transformers_clip().model
 
 
 def prefixed(state, prefix):

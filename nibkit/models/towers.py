@@ -16,22 +16,10 @@ from ..checks import whole
 from .devices import at_hand, bytes_of, onto
 from .modes import plain
 from .sharing import once, shared
+from .weights import Projection
 
 Mask = bool | Tensor  # who sees whom: False, everyone; True, no token a later one; (B, 1, T, T) bool, as it says
 Layer = int | tuple[int, int] | None  # of both towers, of (image, text), or each tower's default
-Projection = Callable[[], tuple[Tensor, Tensor | None]]  # -> weight, bias
-
-
-def norm(module: torch.nn.Module) -> Callable:
-    """The module's LayerNorm in the dtype of what it is given (OpenAI's own class computes in float32 only)."""
-    if not isinstance(module, torch.nn.LayerNorm):  # an Identity where a model has none
-        return module
-    return lambda x: F.layer_norm(x, module.normalized_shape, module.weight, module.bias, module.eps)
-
-
-def parts(n: int, joint: Projection) -> list[Projection]:
-    """The n projections that a library keeps one below the other in a joint weight and bias."""
-    return [lambda k=k: tuple(None if x is None else x.chunk(n)[k] for x in joint()) for k in range(n)]
 
 
 def at_least_single(x: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 from ..paths import bundled, save
 from . import datasets
 
-MODELS = {"scenes": "model.safetensors", "scenes-early": "early.safetensors"}  # what nibkit.load calls them -> file
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")  # where Debian's fonts-noto-color-emoji puts it
 
 
@@ -36,6 +35,7 @@ def train(args) -> None:
 
 def score(args) -> None:
     from ..models import load
+    from ..models.openai import BUNDLED
     from . import score, train
 
     if not args.card:
@@ -43,10 +43,9 @@ def score(args) -> None:
         print(score.markdown(table))
         return
     card, blocks = bundled("scenes") / "README.md", {"recipe": f"`{train.Recipe()}`"}
-    for label, file in MODELS.items():
-        table = score.scores(load(label, device="cpu"))
-        path = bundled(f"scenes/{file}")
-        blocks |= {f"weights of {label}": score.weights(path, label), f"scores of {label}": score.markdown(table)}
+    for label, file in BUNDLED.items():
+        table, about = score.scores(load(label, device="cpu")), score.weights(bundled(file), label)
+        blocks |= {f"weights of {label}": about, f"scores of {label}": score.markdown(table)}
     save(card, score.card(card.read_text(encoding="utf-8"), blocks))
     print(f"wrote {card}")
 
