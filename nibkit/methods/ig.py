@@ -34,7 +34,8 @@ from .nib import Path, gauss
 from .registry import method
 
 BASELINES = ("mean", "blur", "zero")
-SIDE, PLACES = 1 / 8, 2.0  # sigma of "blur": of the picture's side; tokens
+# sigma of "blur", of the picture's side and in tokens; the usual 5 pixels of 224 hide nothing that CLIP reads
+SIDE, PLACES = 1 / 8, 2.0
 
 
 def places_of_words(clip, ids: list[Tensor], rows: State) -> Tensor:
@@ -42,6 +43,12 @@ def places_of_words(clip, ids: list[Tensor], rows: State) -> Tensor:
     place = torch.arange(rows.tokens.shape[1], device=rows.tokens.device)
     last = torch.minimum(onto(place.device, torch.tensor([len(i) - 1 for i in ids])), rows.readout)
     return (place >= clip.text.before) & (place < last[:, None])
+
+
+def mean_row(clip) -> Tensor:
+    """The mean of all token rows that the model knows, (C,); those it never trained are 0 in the bundled one."""
+    known = clip.text.embedding
+    return known[known.any(1)].mean(0)
 
 
 def picture_baseline(clip, pixels: Tensor, name: str) -> Tensor:
@@ -58,8 +65,7 @@ def picture_baseline(clip, pixels: Tensor, name: str) -> Tensor:
 def text_baseline(clip, rows: Tensor, words: Tensor, name: str) -> Tensor:
     """A baseline of BASELINES for token rows (B, T, C); what is not one of `words` (B, T) stays."""
     if name == "mean":
-        known = clip.text.embedding
-        instead = known[known.any(1)].mean(0).expand_as(rows)  # rows of tokens never trained are 0 in the bundled model
+        instead = mean_row(clip).expand_as(rows)
     elif name == "zero":
         instead = torch.zeros_like(rows)
     else:

@@ -24,13 +24,13 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import spsolve
 from torch import Tensor
 
 from .. import checks
 from ..attribution import Attribution
+from ..methods.ig import mean_row, picture_baseline
 from ..models.towers import State
 from .contract import Batch, Metric, metric
 
@@ -39,7 +39,6 @@ KINDS = ("insertion", "deletion")
 PARTS = ("image", "text")
 CELLS = 28  # 8 x 8 pixels of 224
 NOISE = 0.01  # standard deviation of ROAD's noise, in the unit of normalised pixels and of token rows' own spread
-BLUR = 1 / 8  # of the side; the usual 5 pixels of 224 hide nothing that CLIP reads
 STEP = 2.0  # tokens, the text's blur
 
 
@@ -100,11 +99,9 @@ def impute(picture: np.ndarray, stays: np.ndarray) -> np.ndarray:
 
 def _picture_filler(clip, pixels: Tensor, baseline: str) -> Callable[[np.ndarray, np.random.Generator], Tensor]:
     """One picture (3, H, W) -> function(stays, rng) -> what stands where nothing stays, (3, H, W)."""
-    if baseline == "mean":
-        return lambda stays, rng: torch.zeros_like(pixels)
-    if baseline == "blur":
-        blurred = gaussian_filter(pixels.cpu().numpy(), BLUR * pixels.shape[-1], axes=(1, 2))
-        return lambda stays, rng: torch.as_tensor(blurred).to(pixels)
+    if baseline != "linear":
+        hidden = picture_baseline(clip, pixels[None], baseline)[0]
+        return lambda stays, rng: hidden
     cells = F.adaptive_avg_pool2d(pixels, CELLS).double().cpu().numpy()
 
     def linear(stays, rng):
@@ -121,8 +118,7 @@ def _picture_filler(clip, pixels: Tensor, baseline: str) -> Callable[[np.ndarray
 def _text_filler(clip, rows: Tensor, baseline: str) -> Callable[[np.ndarray, np.random.Generator], Tensor]:
     """One text's token rows (T, C) -> function(stays, rng) -> what stands where nothing stays, (T, C)."""
     if baseline == "mean":
-        known = clip.text.embedding
-        middle = known[known.any(1)].mean(0)  # rows of tokens never trained are 0 in the bundled model
+        middle = mean_row(clip)
         return lambda stays, rng: middle.expand_as(rows)
     place = np.arange(len(rows))
     if baseline == "blur":

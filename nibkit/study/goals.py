@@ -1,7 +1,6 @@
 """What is asked of one GPU, and what it does: pairs per second of each method with its default settings.
 
-The goals are those of one NVIDIA H100 and ViT-B/32's sizes; weights may be random. Besides speed: scores on the device
-are those of the CPU.
+The goals are those of one NVIDIA H100 and ViT-B/32's sizes; weights may be random.
 """
 
 import contextlib
@@ -9,12 +8,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from ..attribution import Attribution
 from ..methods import METHODS
 from ..metrics.confidence import confidence
-from ..models import load
 from ..models.sharing import shared
 from .speed import fastest, pairs, precision
 
@@ -82,29 +78,3 @@ def measure(clip, goals=GOALS, sizes=SIZES, budget: float = 0.6) -> Iterator[dic
             best = max(rates, key=rates.get)
         row = {"method": goal.label, "dtype": goal.dtype, "batch": goal.batch, "goal": goal.rate, "got": rates["auto"]}
         yield row | {"met": rates["auto"] >= goal.rate, "best": rates[best], "best_size": best}
-
-
-def same_scores(device: str, n: int = 4) -> Iterator[tuple[str, float]]:
-    """Each method on the bundled model in float32: (name, largest difference from the CPU, as a share of the
-    largest).
-    """
-    quick = {"rise": {"masks": 100}, "m2ib": {"steps": 5}}
-    there, here = load("scenes", device=device), load("scenes", device="cpu")
-    data = pairs(here, n)
-    moved = data[0].to(there.device), [i.to(there.device) for i in data[1]]
-    for name, method in METHODS.items():
-        a, b = (method(*given, **quick.get(name, {})) for given in ((there, *moved), (here, *data)))
-        yield name, _apart(a, b)
-
-
-def _apart(a: Attribution, b: Attribution) -> float:
-    one, two = (np.concatenate([x.image.ravel(), *x.text]) for x in (a, b))
-    return float(np.abs(one - two).max() / max(np.abs(two).max(), np.finfo(np.float32).tiny))
-
-
-def recovers(clip) -> bool:
-    """Does a batch that the device's memory cannot hold go on by halves, with the same scores?"""
-    data = pairs(clip, 64)
-    small, large = (METHODS["nib"](clip, *data, steps=200, batch_size=size) for size in ("1GB", 10**9))
-    torch.cuda.empty_cache()
-    return _apart(small, large) < 1e-3

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..metrics.stats import relative_difference
+from ..models import checksum
 
 PROPERTIES = (
     "no extra examples",
@@ -78,8 +79,7 @@ def silenced(clip, side: int, keep: slice):
 def fingerprint(clip, pixels: Tensor, ids: list[Tensor]) -> str:
     """Hash of what a method could leave behind: weights, gradients, flags, hooks, and the pairs' cosines."""
     digest = hashlib.sha256(clip.similarity(pixels, ids).cpu().numpy().tobytes())
-    for name, tensor in clip.model.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    digest.update(checksum(clip).encode())
     flags = [(p.requires_grad, p.grad is None) for p in clip.model.parameters()]
     hooks = [
         (m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
