@@ -14,9 +14,8 @@ NODES = torch.arange(5, dtype=torch.float64) / 4  # of a panel, from 0 to 1
 BETWEEN = torch.arange(1, 8, 2, dtype=torch.float64) / 8  # what halving a panel adds
 BOOLE = torch.tensor([7, 32, 12, 32, 7], dtype=torch.float64) / 90
 SIMPSON = torch.tensor([1, 0, 4, 0, 1], dtype=torch.float64) / 6
-DOUBT = (
-    BOOLE - SIMPSON
-) / 4  # Boole's rule errs less than the two differ: a quarter was exceeded by 2 % of 256 curves of scenes
+# Boole's rule errs less than the two differ: a quarter was exceeded by 2 % of 256 curves of scenes-early
+DOUBT = (BOOLE - SIMPSON) / 4
 
 
 class Path(NamedTuple):

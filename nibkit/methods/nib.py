@@ -41,11 +41,8 @@ from ._quadrature import Path, adaptive, gauss, riemann
 from .registry import method
 
 FIXED = {"riemann": riemann, "gauss": gauss}  # rules of given nodes, over lam
-PARTS = {
-    "exact": ("norm", "carry"),
-    "carry": ("carry",),
-    "norm": ("norm",),
-}  # from closed to open; nodes where it bends
+# rules of nodes where a pair's slopes bend -> the parts they integrate, from closed to open
+PARTS = {"exact": ("norm", "carry"), "carry": ("carry",), "norm": ("norm",)}
 RULES = (*FIXED, *PARTS)
 BY_PROTOCOL = {"paper": ("riemann", "riemann"), "corrected": ("carry", "carry")}  # rules of the image and of the text
 NOISE = 2.0**-13  # of all scores' sum: float32's rounding, and what eps leaves at the last block (measured 3e-5)
@@ -220,8 +217,9 @@ def nib(
         or, with nodes where the slopes bend, "carry", "norm" or "exact", which is both (see `nibkit.methods.nib`):
         the scores of all tokens together, CLS included, are F(Z) - F(0+), F(0+) - F(0) or F(Z) - F(0). Or two
         rules, (image, text).
-    protocol: chooses the rule where none is given. "paper": "riemann". "corrected": "carry", which marks what
-        the text names better than "exact" does in pictures and no worse in texts (notebook 12), for fewer passes.
+    protocol: chooses the rule where none is given. "paper": "riemann". "corrected": "carry", which comes near the
+        published sum in pictures, is certified token by token, and takes fewer passes than "exact"; which of the two
+        marks better what a text names is open (notebook 12).
     tol, max_passes: "carry", "norm" and "exact" add nodes until a pair is certified, its gap at most tol of the
         change and the error of every token at most tol of the largest score; or the next 4 would be over max_passes
         >= 10.

@@ -30,9 +30,7 @@ def same_products() -> Iterator[None]:
 
 UNITS = {"MB": 10**6, "GB": 10**9}
 AUTO = 500 * 10**6  # bytes; more made a CPU slower
-SHARE = (
-    0.25  # of what is free on a GPU: the estimate of `rows_at_once` leaves out what the libraries need for themselves
-)
+SHARE = 0.25  # of what is free on a GPU: `rows_at_once` leaves out what the libraries need for themselves
 
 
 def free_bytes(device: torch.device) -> int:

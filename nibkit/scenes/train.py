@@ -265,12 +265,13 @@ class Run:
             mine.copy_(new)
         if self._graph is not None:
             self._graph.replay()
+            losses = self._losses
         else:
-            self._losses = self._beside() if self._on_gpu else self._update()
+            losses = self._beside() if self._on_gpu else self._update()
         self.step += 1
         if self._on_gpu and self._graph is None and self.step % 8 == 0:
-            self._capture()
-        return self._losses
+            self._capture()  # whose losses nothing has computed yet
+        return losses
 
     def _beside(self) -> Tensor:
         """`_update` on a stream of its own, as the steps before a capture must be."""
