@@ -25,7 +25,7 @@ from ..attribution import words
 from ..checks import ERRORS
 from ..data import pictures
 from ..methods import METHODS
-from ..methods.nib import RULES
+from ..methods.nib import FIXED, RULES
 from ..models.sharing import Memo, shared
 from ..scenes import world
 from .drawing import STYLE, Look, Result, draw, facts, page, png, spoken, table
@@ -137,7 +137,7 @@ class Explorer(widgets.HBox):
         """The same question in as few steps of NIB's sum as PATIENCE allows; None where all fit, or it was answered."""
         *others, options = question
         options = dict(options)
-        if question in self._answered or not self._pace or options.get("rule") not in ("riemann", "gauss"):
+        if question in self._answered or not self._pace or options.get("rule") not in FIXED:
             return None
         fit = PATIENCE / (self._pace * self._blocks())
         return (*others, tuple((options | {"steps": max(1, int(fit))}).items())) if fit < options["steps"] > 1 else None
@@ -177,7 +177,7 @@ class Explorer(widgets.HBox):
         for name, control in self._options().items():
             control.disabled = name not in takes
         self.text_layer.disabled = self.layer.disabled
-        self.steps.disabled |= not self.rule.disabled and self.rule.value not in ("riemann", "gauss")
+        self.steps.disabled |= not self.rule.disabled and self.rule.value not in FIXED
         for name, *sliders in (row.children for row in self.slots):
             for slider in sliders:
                 slider.disabled = name.value == NOTHING
