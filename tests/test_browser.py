@@ -90,6 +90,8 @@ def test_a_slider_and_a_text_change_the_picture(lab, browser):
     wait = WebDriverWait(browser, 120, ignored_exceptions=[Exception])
     browser.get(f"{lab}lab/tree/notebooks/02_single_example.ipynb?reset")
     ready = "return window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status"
+    # a notebook that nobody has touched is not the current one in a browser without a window's focus
+    wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".jp-Notebook").click() or True)
     wait.until(lambda b: b.execute_script(ready) == "idle")
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     image = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".jp-OutputArea img.widget-image"))
