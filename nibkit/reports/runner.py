@@ -27,6 +27,7 @@ from .clean import clean, export, failure, title_and_question
 from .hashes import code_and_data, fingerprint
 from .index import write_index
 from .parameters import Run, Subject, declared, numbered, plan, select
+from .tidy import tidy
 
 # Stands on a page of another model or data, below what it was made with.
 OTHERS = (
@@ -55,14 +56,27 @@ def _record(out: Path, name: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
+def _put_aside(folder: Path, previous: dict, digest: str) -> Path:
+    """Make a run's folder ready; returns where the files of the last one that ended well are now, for `tidy`.
+
+    Files stay in the folder where the same run (its hash) was cut off, so that the notebook can go on from there.
+    """
+    earlier = folder.parent / ".state" / f"{folder.name}.earlier"
+    if not previous or previous["hash"] != digest or previous["status"] == "ok":
+        if folder.exists() and not earlier.exists():
+            earlier.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(earlier)
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return earlier
+
+
 def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     """Execute one run in a papermill process of its own; returns its record, which is also saved below out/.state.
 
     jobs: how many such processes share this machine's cores. Errors: FileNotFoundError where the notebook is not here.
 
-    Files of an earlier execution with another hash, or of none that is known here (a fresh clone), are removed first;
-    with the same hash they stay, so that a notebook can go on where it was interrupted. A kernel that dies gets one
-    more try, a cell that raises does not.
+    A kernel that dies gets one more try, a cell that raises does not.
     """
     folder, cwd = out / run.name, run.notebook.parent
     if not run.notebook.exists():
@@ -70,10 +84,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
             f"{socket.gethostname()} has no {run.notebook}: give every worker this checkout at the same path, such "
             "as on a shared file system"
         )
-    previous = _record(out, run.name)
-    if not previous or previous["hash"] != digest:
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    earlier = _put_aside(folder, _record(out, run.name), digest)
     title, question = title_and_question(run.notebook)
     if which := run.name[len(run.notebook.stem) + 1 :]:
         title += f" ({which})"
@@ -110,6 +121,9 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
             nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
         nbformat.write(nb, executed)
         save(out / f"{run.name}.html", export(nb, title))
+    if record["status"] == "ok":
+        tidy(folder, earlier)
+        shutil.rmtree(earlier, ignore_errors=True)
     save(_state(out, run.name), json.dumps(record, indent=1))
     return record
 
