@@ -42,7 +42,7 @@ screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the 
 DOCUMENTED := $(wildcard nibkit/[a-z]* $(foreach room,benchmark data methods metrics models,nibkit/$(room)/[a-z]*))
 
 docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
-	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs
+	EAGER_IMPORT=1 $(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs
 	@echo "written: build/docs/index.html"
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay

@@ -1,6 +1,6 @@
 """Colab: a badge, a first cell that installs what is missing, and form fields, written into the notebooks by script.
 
-`python -m nibkit badges` applies `prepare` to every notebook; the address comes from pyproject.toml.
+`nibkit badges` applies `prepare` to every notebook; the address comes from pyproject.toml.
 """
 
 import copy
