@@ -33,6 +33,7 @@ def nothing_runs(monkeypatch):
         ("--only 03 -p methods ['nib','nip']", "method='nip' is not one of: nib"),
         ("--only 03 -p protocol mine", "-p protocol mine: protocol='mine' is not one of: paper, corrected"),
         ("--only 05 -p rule simpson", "rule='simpson' is not one of: riemann"),
+        ("--only 03 -p role mine", "role='mine' is not one of: imagenet, flickr8k, conceptual_captions"),
         ("--only 04 -p steps [3,0]", "steps=0 is not a whole number >= 1"),
         ("--only 03 -p n_pairs -1", "n_pairs=-1 is not a whole number >= 0"),
     ],

@@ -462,7 +462,7 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
     notebook(folder, "04_other", parameters="n: int = 1")
     notebook(folder, "08_remote", parameters='model: str = "scenes"\npairs: str = ""')
 
-    monkeypatch.setattr(parameters.data, "load", len)  # a path of so many letters is a set of so many pairs
+    monkeypatch.setattr(parameters.data, "load", str)  # as many pairs as its path has letters
 
     def planned(data, **options):
         runs = plan(folder, about=known("M, weights 0", data), **options)

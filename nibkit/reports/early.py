@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .. import data
+from ..benchmark.paper import PAPER_ROLE
 from ..checks import ERRORS, PROTOCOLS, one_of, whole
 from ..data import pictures
 from ..methods import METHODS
@@ -62,6 +63,7 @@ def _picture(value: str, run: Run, clip) -> None:
         pictures.read(Path(run.notebook.parent, value))
 
 
+ROLES = tuple(dict.fromkeys(PAPER_ROLE.values()))
 LAYERS = ("layer", "layers", "chosen", "sweep")
 CHECKS = {
     **dict.fromkeys(LAYERS, _layer),
@@ -70,6 +72,7 @@ CHECKS = {
     "picture": _picture,
     "model": lambda value, run, clip: load(_from(run, value)),
     "methods": lambda value, run, clip: one_of("method", value, METHODS),
+    "role": lambda value, run, clip: one_of("role", value or ROLES[0], ROLES),
     "protocol": lambda value, run, clip: one_of("protocol", value, PROTOCOLS),
     "rule": lambda value, run, clip: one_of("rule", value, RULES),
     "steps": lambda value, run, clip: whole("steps", value),
