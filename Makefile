@@ -25,12 +25,12 @@ notebooks: .venv/.stamp  ## run the committed notebooks again, in place
 	$(PY) -m nibkit notebooks
 
 badges: .venv/.stamp  ## Colab badges, first cells and form fields: make badges [OWNER/REPO]
-	$(PY) -m nibkit badges $(REPOSITORY)
+	$(PY) -m nibkit badges $(wordlist 2,2,$(MAKECMDGOALS))
+	@touch $<  # an address changes pyproject.toml, and nothing that is installed
 
 # In `make badges OWNER/REPO` the address is no target: do nothing for it.
 ifeq (badges,$(firstword $(MAKECMDGOALS)))
-REPOSITORY := $(wordlist 2,2,$(MAKECMDGOALS))
-$(REPOSITORY):
+.DEFAULT:
 	@:
 endif
 
