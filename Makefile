@@ -25,12 +25,12 @@ notebooks: .venv/.stamp  ## run the committed notebooks again, in place
 	$(PY) -m nibkit notebooks
 
 badges: .venv/.stamp  ## Colab badges, first cells and form fields: make badges [OWNER/REPO]
-	$(PY) -m nibkit badges $(REPOSITORY)
+	$(PY) -m nibkit badges $(wordlist 2,2,$(MAKECMDGOALS))
+	@touch $<  # an address changes pyproject.toml, and nothing that is installed
 
 # In `make badges OWNER/REPO` the address is no target: do nothing for it.
 ifeq (badges,$(firstword $(MAKECMDGOALS)))
-REPOSITORY := $(wordlist 2,2,$(MAKECMDGOALS))
-$(REPOSITORY):
+.DEFAULT:
 	@:
 endif
 
@@ -42,7 +42,7 @@ screenshot: .venv/.stamp  ## the explorer's picture in the README, taken by the 
 DOCUMENTED := $(wildcard nibkit/[a-z]* $(foreach room,benchmark data methods metrics models,nibkit/$(room)/[a-z]*))
 
 docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
-	$(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs
+	EAGER_IMPORT=1 $(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs
 	@echo "written: build/docs/index.html"
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay

@@ -14,18 +14,37 @@
 - Reports: `nibkit.plots`, `nibkit.reports`, `nibkit.commands`. Arguments: `nibkit.checks`.
 """
 
+from __future__ import annotations
+
+import os
 from collections.abc import Iterable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from . import data, metrics, scenes
-from .attribution import Attribution
+from . import data, scenes
 from .checks import one_of
-from .methods import METHODS
-from .models import Clip, load
+
+if TYPE_CHECKING or "EAGER_IMPORT" in os.environ:  # as `make docs` wants it; Scientific Python's name for that (SPEC 1)
+    from . import metrics
+    from .attribution import Attribution
+    from .methods import METHODS
+    from .models import Clip, load
 
 __version__ = "0.1.0"
 __all__ = ["METHODS", "Attribution", "Clip", "data", "explain", "explore", "load", "metrics", "scenes"]
+# Name -> the module that it is or stands in. They take seconds of torch to import, so they come when they are asked
+# for (PEP 562): help, and the refusal of a mistyped name, need not wait for them.
+_LATER = {"METHODS": "methods", "Attribution": "attribution", "Clip": "models", "load": "models"}
+_LATER |= {name: name for name in ("attribution", "methods", "metrics", "models")}
+
+
+def __getattr__(name: str):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{_LATER[name]}")
+    return globals().setdefault(name, module if name == _LATER[name] else getattr(module, name))
 
 
 def explain(
@@ -39,13 +58,16 @@ def explain(
     though not by METHODS[method], which a benchmark gives the same options as all others. Errors: ValueError,
     TypeError.
 
-    >>> clip, pair = load("scenes"), data.load("cat-and-dog")[0]
-    >>> a = explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
+    >>> import nibkit
+    >>> clip, pair = nibkit.load("scenes"), nibkit.data.load("cat-and-dog")[0]
+    >>> a = nibkit.explain(clip, pair.image, ["a cat", "a dog"], rule="exact")
     >>> [len(scores) for scores in a.text]  # BOS, two words, EOS
     [4, 4]
     >>> a.info.converged.tolist()  # do the scores add up to F(Z) - F(0), and is each right to 1 %?
     [True, True]
     """
+    from .methods import METHODS
+
     METHODS[one_of("method", method, METHODS)].refuse_unused(options)
     images, texts = (
         list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]

@@ -5,7 +5,7 @@
     model = CaptionLogits(clip, ["a photo of a cat", "a photo of a dog"])  # a classifier: one class per caption
     quantus.PixelFlipping(...)(model, x, y, None, explain_func=explain_func, explain_func_kwargs={"method": "nib"})
 
-Neither Captum nor Quantus is imported here: both are `pip install 'nibkit[captum,quantus]'`.
+Neither Captum nor Quantus is imported here: the extras `captum` and `quantus` of nibkit bring them.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,9 @@ they are written whole.
 import contextlib
 import csv
 import os
+import shlex
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -33,6 +35,17 @@ def checkout() -> Path:
         f"there is no folder notebooks/ in {root}: reports need a checkout of the repository; "
         "clone it and run the command from there"
     )
+
+
+def install(extras: str) -> str:
+    """The command that adds optional dependencies, "captum" or "datasets,open_clip", to the nibkit that runs: from its
+    clone, or else from the repository that its wheel names (project.urls in pyproject.toml).
+    """
+    clone = PACKAGE.parent
+    if (clone / "pyproject.toml").exists():
+        return f"pip install -e {shlex.quote(f'{clone}[{extras}]')}"
+    urls = dict(line.split(", ", 1) for line in metadata.metadata("nibkit").get_all("Project-URL", []))
+    return f"pip install 'nibkit[{extras}] @ git+{urls['repository']}'"
 
 
 def replace(file: Path, write: Callable[[Path], object]) -> None:

@@ -82,9 +82,12 @@ def test_the_default_settings_meet_table_2():
         pd.testing.assert_series_equal(at, ablation.paper("layer", role).loc[9], check_names=False)
 
 
-def test_unknown_dataset():
-    with pytest.raises(ValueError, match=r"'cat-and-dog' has no counterpart.*scenes-objects.*flickr8k"):
-        ablation.paper("beta", "cat-and-dog")
+def test_of_other_data_the_paper_has_settings_and_no_figures():
+    theirs = ablation.paper("beta", "mine")
+    assert list(theirs.index) == list(ablation.paper("beta", "flickr8k").index) and theirs.isna().all(axis=None)
+    theirs = ablation.paper("layer", "mine")
+    found = ablation.trend(planted({k: float(k) for k in theirs.index}), theirs)
+    assert (found.verdict == "open").all() and found.best_paper.isna().all() and (found.best_ours >= 1).all()
 
 
 def test_trend():

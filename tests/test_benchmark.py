@@ -447,9 +447,11 @@ def test_beside_paper(dataset, role):
         assert list(paper) == [float(x) for x in line.split(",")[2:]]
 
 
-def test_beside_paper_needs_a_counterpart():
-    with pytest.raises(ValueError, match="dataset 'cat-and-dog' has no counterpart in the paper's table2_benchmark; "):
-        beside_paper(summary(table(nib=[(1.0, 0.0)])), "cat-and-dog")
+def test_beside_data_of_others_the_paper_has_no_figures():
+    sides = beside_paper(summary(table(nib=[(1.0, 0.0)], xgrad=[(2.0, 0.0)])), "mine")
+    assert list(sides.index) == ["nib"] and sides["image_drop", "ours"].tolist() == [1.0]
+    assert sides.xs("paper", axis=1, level=1).isna().all(axis=None)
+    assert style(sides).to_html().count("–") == 5
 
 
 def test_style_puts_the_best_in_bold():

@@ -1,14 +1,13 @@
 """Notebooks open in Colab: badge, first cell, form fields."""
 
 import shutil
-import types
+import subprocess
 from importlib import util
 from pathlib import Path
 
 import nbformat
 import papermill
 import pytest
-from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nibkit.reports import colab
@@ -89,19 +88,47 @@ def test_move_changes_the_address_everywhere_it_is_named(tmp_path):
     colab.move(tmp_path, "some/fork")
     assert colab.repository(tmp_path / "pyproject.toml") == "some/fork"
     assert not any(f"github.com/{old}" in file.read_text() for file in tmp_path.iterdir())
-    with pytest.raises(ValueError, match="'fork' is not OWNER/REPO, such as some/fork"):
+    with pytest.raises(ValueError, match="'fork' is not OWNER/REPO on GitHub, such as some/fork"):
         colab.move(tmp_path, "fork")
+    for address in ("https://github.com/other/home.git", "https://github.com/other/home/", "git@github.com:other/home"):
+        colab.move(tmp_path, address)
+        assert colab.repository(tmp_path / "pyproject.toml") == "other/home"
+        colab.move(tmp_path, "some/fork")
 
 
-def test_the_first_cell_does_nothing_where_nibkit_is_installed(monkeypatch):
-    calls = []
-    shell = types.SimpleNamespace(run_line_magic=lambda *call: calls.append(call))
-    code = TransformerManager().transform_cell(colab.INSTALL.format(repository="some/fork"))
-    exec(code, {"get_ipython": lambda: shell})
+def test_the_first_cell_installs_nibkit_where_it_is_missing_or_says_from_where_it_could_not(monkeypatch):
+    calls, status = [], 0
+    monkeypatch.setattr(subprocess, "call", lambda command: calls.append(command[-1]) or status)
+    code = colab.prepare(notebook(), "01_x.ipynb", "some/fork").cells[1].source
+    exec(code, {})
     assert not calls
     monkeypatch.setattr(util, "find_spec", lambda name: None)
-    exec(code, {"get_ipython": lambda: shell})
-    assert calls == [("pip", "install -q git+https://github.com/some/fork")]
+    exec(code, {})
+    monkeypatch.setenv("NIBKIT_SOURCE", "/media/nibkit.whl")
+    exec(code, {})
+    assert calls == ["git+https://github.com/some/fork", "/media/nibkit.whl"]
+    monkeypatch.delenv("NIBKIT_SOURCE")
+    status = 1
+    with pytest.raises(SystemExit, match=r"not be installed from git\+https://github.com/some/fork. .*NIBKIT_SOURCE"):
+        exec(code, {})
+
+
+def test_make_takes_a_whole_address_and_leaves_the_environment_alone(tmp_path):
+    """The rule `badges` as make reads it, beside a pyproject.toml that the command has just changed."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text('#!/bin/sh\necho "$@"; sleep 0.05; touch pyproject.toml\n')
+    python.chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".venv/.stamp").touch()
+
+    def make(*goals):
+        return subprocess.run(["make", "-s", *goals], cwd=tmp_path, capture_output=True, encoding="utf-8")
+
+    done = make("badges", "https://github.com/some/fork.git")
+    assert (done.stdout, done.stderr) == ("-m nibkit badges https://github.com/some/fork.git\n", "")
+    assert make("-q", ".venv/.stamp").returncode == 0
 
 
 def test_a_report_page_shows_the_badge_as_text():

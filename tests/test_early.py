@@ -25,13 +25,15 @@ def nothing_runs(monkeypatch):
             "--only 02 -p picture 02_single_example.ipynb",
             "02_single_example.ipynb cannot be read as a picture: it is in none of",
         ),
-        ("--only 03 -p dataset nowhere.csv", "dataset 'nowhere.csv' is not known; there are scenes-objects"),
+        ("--only 03 -p dataset nowhere.csv", "-p dataset nowhere.csv: it is none of scenes-objects"),
+        ("--only 03 -p dataset ../data/scenes/objects", "give other data with --data ../data/scenes/objects"),
         ("--only 08 -p pairs ../data", "data holds none of captions.csv"),
         ("--only 12 -p masked nowhere.csv", "-p masked nowhere.csv: dataset 'nowhere.csv' is not known"),
         ("--only 03 -p model nowhere.pt", "model 'nowhere.pt' is neither a file nor a folder"),
         ("--only 03 -p methods ['nib','nip']", "method='nip' is not one of: nib"),
         ("--only 03 -p protocol mine", "-p protocol mine: protocol='mine' is not one of: paper, corrected"),
         ("--only 05 -p rule simpson", "rule='simpson' is not one of: riemann"),
+        ("--only 03 -p role mine", "role='mine' is not one of: imagenet, flickr8k, conceptual_captions"),
         ("--only 04 -p steps [3,0]", "steps=0 is not a whole number >= 1"),
         ("--only 03 -p n_pairs -1", "n_pairs=-1 is not a whole number >= 0"),
     ],
@@ -50,8 +52,8 @@ def test_good_values_pass_and_paths_are_read_from_the_notebook(tmp_path, monkeyp
     settings = {
         "model": "scenes",
         "picture": "a.png",
-        "pairs": "",
-        "dataset": "a.csv",
+        "pairs": "a.csv",
+        "dataset": "aerial",
         "masked": "scenes-captions",
         "layer": 11,
     }
@@ -73,5 +75,5 @@ def test_good_values_pass_and_paths_are_read_from_the_notebook(tmp_path, monkeyp
 
 
 def test_the_hub_is_left_alone(tmp_path):
-    run = Run("a", tmp_path / "01_a.ipynb", {}, {"dataset": "hf:someone/else,test,image,text"})
-    early.check([run], ["dataset"])
+    run = Run("a", tmp_path / "01_a.ipynb", {}, {"pairs": "hf:someone/else,test,image,text"})
+    early.check([run], ["pairs"])

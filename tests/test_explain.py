@@ -120,7 +120,7 @@ def test_bad_input_is_refused_with_a_sentence(photo, capsys, arguments, sentence
     os.mkfifo("pipe.png")
     assert main(["explain", *arguments]) == 2
     captured = capsys.readouterr()
-    assert sentence in captured.err and captured.err.startswith("python -m nibkit: ") and not captured.out
+    assert sentence in captured.err and captured.err.startswith("nibkit: ") and not captured.out
 
 
 @pytest.mark.parametrize(

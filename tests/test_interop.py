@@ -34,7 +34,7 @@ class Rest(torch.nn.Module):
 @pytest.mark.parametrize(("method", "layer"), [("riemann_right", 9), ("riemann_right", 4), ("gausslegendre", 9)])
 def test_path_rule_is_captums(golden_clip, golden_pair, method, layer):
     """Same cut, same nodes, zero state as baseline: scores and convergence deltas agree to 1e-5."""
-    attr = pytest.importorskip("captum.attr", reason="Captum is optional: pip install 'nibkit[captum]'")
+    attr = pytest.importorskip("captum.attr", reason="Captum is optional: pip install '.[captum]'")
     pixels, ids = golden_pair
     options = {"n_steps": 8, "method": method, "return_convergence_delta": True}
     (image, texts), (delta, text_delta) = NIB(golden_clip, layer).attribute((pixels, ids), **options)
@@ -117,7 +117,7 @@ def test_a_deep_copy_has_weights_of_its_own(golden_clip, golden_pair):
 
 def test_a_quantus_metric(scenes, pictures):
     """Pixel flipping: NIB's order removes the match sooner than the reverse of it."""
-    quantus = pytest.importorskip("quantus", reason="Quantus is optional: pip install 'nibkit[quantus]'")
+    quantus = pytest.importorskip("quantus", reason="Quantus is optional: pip install '.[quantus]'")
     x, y = pictures[0].cpu().numpy(), pictures[1]
     metric = quantus.PixelFlipping(features_in_step=224 * 224 * 3 // 6, perturb_baseline="black", disable_warnings=True)
     model = CaptionLogits(scenes, CAPTIONS)

@@ -18,7 +18,7 @@ PROSE = " ".join(README.split())
 
 
 def test_the_snippets_print_their_answers():
-    pytest.importorskip("quantus", reason="one snippet shows Quantus, which is optional: pip install 'nibkit[quantus]'")
+    pytest.importorskip("quantus", reason="one snippet shows Quantus, which is optional: pip install '.[quantus]'")
     blocks, names = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL), {}
     snippets = [(code, printed) for (kind, code), (_, printed) in pairwise(blocks) if kind == "python"]
     assert len(snippets) >= 2

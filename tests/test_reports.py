@@ -361,7 +361,7 @@ def test_help_teaches_with_examples(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(arguments)
     assert stop.value.code == 0
-    assert re.search(r"\nexamples:\s+python -m nibkit ", capsys.readouterr().out)
+    assert re.search(r"\nexamples:\s+(python -m )?nibkit ", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["reports", "notebooks", "badges"])
@@ -370,7 +370,7 @@ def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch
     for name in [name for name in sys.modules if name.startswith("nibkit.reports")]:
         monkeypatch.delitem(sys.modules, name)
     assert cli.main([command]) == 2
-    assert capsys.readouterr().err.endswith("papermill is missing: pip install 'nibkit[reports]'\n")
+    assert capsys.readouterr().err.endswith(f"papermill is missing: {paths.install('reports')}\n")
 
 
 def test_thumbnails_are_small_pictures(tmp_path):
@@ -442,7 +442,7 @@ def test_the_notebooks_on_another_model_and_other_data(checkpoint, sets, tmp_pat
     page = (out / "03_benchmark-conceptual_captions.html").read_text(encoding="utf-8")
     text = " ".join(html.unescape(re.sub("<[^>]+>", "", page)).split())
     label = f"tiny <script>alert(2), weights {weights}"
-    assert f"Made with {label}; data: conceptual_captions 3 pairs, rsicd 1 pairs" in text
+    assert f"Made with {label}; data: conceptual_captions, 3 pairs." in text
     assert runner.OTHERS.split(".")[0] in text  # what the prose says was found on another model
     assert text.count(f"Ours: {label}, on 3 of 3 pairs of conceptual_captions (the paper: 2,000); 5 failures") == 4
     assert "missing.png cannot be read as a picture: No such file" in text and "<script>alert(1)</script> gone" in text
@@ -462,11 +462,18 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
     notebook(folder, "04_other", parameters="n: int = 1")
     notebook(folder, "08_remote", parameters='model: str = "scenes"\npairs: str = ""')
 
+    monkeypatch.setattr(parameters.data, "load", str)  # as many pairs as its path has letters
+
     def planned(data, **options):
-        runs = plan(folder, about=parameters.Subject("M", "M", data, "M, weights 0"), **options)
-        assert {run.about for run in runs} == {"M, weights 0"}
+        runs = plan(folder, about=known("M, weights 0", data), **options)
+        for run in runs:
+            own = run.parameters.get("dataset", run.parameters.get("pairs", ""))
+            name = {path: name for name, path in data.items()}.get(own)
+            said = f"{name}, {len(own)} pairs" if name else "the bundled drawings"
+            assert run.about == f"M, weights 0; data: {said}"
         return {run.name: run.parameters for run in runs}
 
+    assert list(planned({"mine": "/d/mine"}, only=("03", "08"))) == ["03_bench-mine", "08_remote"]
     assert planned({"flickr8k": "/d/en_val.json", "tiny-imagenet": "/d/tiny", "rsicd": "/d/rsicd.csv"}) == {
         "01_theory-flickr8k": {"model": "M", "dataset": "/d/en_val.json"},
         "03_bench-flickr8k": {"model": "M", "dataset": "/d/en_val.json"},
@@ -486,10 +493,17 @@ def test_plan_on_a_subject(monkeypatch, tmp_path):
         planned({}, parameters={"model": "N"})
 
 
+def known(weights, data=()):
+    """A subject whose model need not be loaded."""
+    made = parameters.Subject("M", "M", dict(data))
+    vars(made)["weights"] = weights
+    return made
+
+
 def test_other_weights_make_a_run_stale(tmp_path):
     folder = notebook(tmp_path, "01_good", TABLE)
     prints = [
-        fingerprint(plan(folder, about=parameters.Subject("M", "M", {}, f"M, weights {k}"))[0]) for k in (0, 1, 1)
+        fingerprint(plan(folder, about=known(f"M, weights {k}"))[0]) for k in (0, 1, 1)
     ]
     assert prints[0] != prints[1] == prints[2]
 
@@ -500,8 +514,8 @@ def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, ca
     assert (found.model, found.slug) == (f"openai:{checkpoint}", "tiny-script-alert-2")
     assert found.data == {"conceptual_captions": str(sets / "cc.csv"), "rsicd": str(sets / "rsicd.csv")}
     bundled = parameters.subject("scenes")
-    assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about.endswith("; data: the bundled drawings")
-    refused = [(["--model", "ViT-Z"], "model 'ViT-Z' is neither"), (["--data", str(tmp_path)], "hold none of cc.csv")]
+    assert (bundled.slug, bundled.data) == ("scenes", {}) and bundled.about({}).endswith("; data: the bundled drawings")
+    refused = [(["--model", "ViT-Z"], "model 'ViT-Z' is neither"), (["--data", str(tmp_path)], "it is not a dataset")]
     refused += [
         (["--data", str(sets), "--out", str(paths.PACKAGE.parent / "reports")], "belongs to the reports of the bundled")
     ]

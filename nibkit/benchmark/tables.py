@@ -46,7 +46,8 @@ def beside_paper(summary: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """Our means next to the paper's Table 2, columns (metric, "ours" | "paper"), for the methods that the paper has.
 
     summary: by label; of several labels of one method the first stands there. dataset: one of the paper's, or one that
-    plays its part (paper.PAPER_ROLE). The paper's pairs per second were measured on the authors' machine.
+    plays its part (paper.PAPER_ROLE); the paper's are nan for others. Its pairs per second were measured on the
+    authors' machine.
     """
     paper = paper_table("table2_benchmark", dataset).rename(columns={"fps": "pairs_per_second"}).set_index("method")
     ours = summary[summary.method.isin(paper.index) & ~summary.method.duplicated()]

@@ -1,4 +1,4 @@
-"""The commands of `python -m nibkit`, one file each.
+"""The commands of `nibkit`, one file each.
 
 `command(parser)` of a file adds the command's arguments and returns what runs them; its docstring is the command's
 help.

@@ -1,4 +1,4 @@
-"""`python -m nibkit badges`."""
+"""`nibkit badges`."""
 
 import argparse
 
@@ -13,8 +13,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit badges                   for the address in pyproject.toml
-        python -m nibkit badges OWNER/REPO        for a fork, or after a move
+        nibkit badges                   for the address in pyproject.toml
+        nibkit badges OWNER/REPO        for a fork, or after a move
     """
     parser.add_argument("repository", nargs="?", metavar="OWNER/REPO", help="where the notebooks will be on GitHub")
 

@@ -1,4 +1,4 @@
-"""`python -m nibkit bench`."""
+"""`nibkit bench`."""
 
 import argparse
 import json
@@ -23,12 +23,12 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit bench                                      ViT-B/32 on the CPU or GPU that is there: minutes
-        python -m nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
-        python -m nibkit bench --model scenes --methods nib m2ib --no-naive --json
-        python -m nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
-        python -m nibkit bench --goals                              what is asked of one H100, and what a GPU does
-        python -m nibkit bench --table2 1000 --dtype bf16           Table 2 from made-up JPEGs, reading included
+        nibkit bench                                      ViT-B/32 on the CPU or GPU that is there: minutes
+        nibkit bench --batch 1 16 256 --dtype bf16 --device cuda
+        nibkit bench --model scenes --methods nib m2ib --no-naive --json
+        nibkit bench --methods nib --figure cost.png      cost against pairs, steps and layer
+        nibkit bench --goals                              what is asked of one H100, and what a GPU does
+        nibkit bench --table2 1000 --dtype bf16           Table 2 from made-up JPEGs, reading included
     """
     parser.add_argument("--model", default="ViT-B/32", help='a name that nibkit.load knows (default "ViT-B/32")')
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="methods (default: the paper's, and nib exact)")

@@ -1,4 +1,4 @@
-"""`python -m nibkit convergence`."""
+"""`nibkit convergence`."""
 
 import argparse
 
@@ -13,8 +13,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit convergence data/convergence.csv --device cuda          the bundled table, made again
-        python -m nibkit convergence mine.csv --pairs 100 --random-pairs 20      on more pairs
+        nibkit convergence data/convergence.csv --device cuda          the bundled table, made again
+        nibkit convergence mine.csv --pairs 100 --random-pairs 20      on more pairs
     """
     parser.add_argument("out", metavar="CSV", help="write the table there")
     parser.add_argument(

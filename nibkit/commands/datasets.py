@@ -1,4 +1,4 @@
-"""`python -m nibkit datasets`."""
+"""`nibkit datasets`."""
 
 import argparse
 
@@ -12,9 +12,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit datasets                                       what nibkit.data.load takes
-        python -m nibkit datasets check /data/cc.csv --out sheet.png    is it complete? what does it look like?
-        python -m nibkit datasets check scenes-objects                  a bundled set; hf:flickr8k fetches one
+        nibkit datasets                                       what nibkit.data.load takes
+        nibkit datasets check /data/cc.csv --out sheet.png    is it complete? what does it look like?
+        nibkit datasets check scenes-objects                  a bundled set; hf:flickr8k fetches one
     """
     actions = parser.add_subparsers(metavar="ACTION")
     checking = actions.add_parser("check", help="is a data set complete and fit to be scored?")

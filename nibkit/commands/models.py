@@ -1,4 +1,4 @@
-"""`python -m nibkit models`."""
+"""`nibkit models`."""
 
 import argparse
 
@@ -13,8 +13,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit models                                        names, files and folders that --model takes
-        python -m nibkit explain photo.jpg "a dog" --model ViT-B/32    a first use, which downloads
+        nibkit models                                        names, files and folders that --model takes
+        nibkit explain photo.jpg "a dog" --model ViT-B/32    a first use, which downloads
     """
 
     def run(args: argparse.Namespace) -> int:

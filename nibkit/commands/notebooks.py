@@ -1,4 +1,4 @@
-"""`python -m nibkit notebooks`."""
+"""`nibkit notebooks`."""
 
 import argparse
 import sys
@@ -14,8 +14,8 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit notebooks                every notebook
-        python -m nibkit notebooks --only 02      those whose name begins with 02
+        nibkit notebooks                every notebook
+        nibkit notebooks --only 02      those whose name begins with 02
     """
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="notebooks whose name begins so")
 

@@ -1,4 +1,4 @@
-"""`python -m nibkit reports`."""
+"""`nibkit reports`."""
 
 import argparse
 import contextlib
@@ -6,6 +6,7 @@ import re
 import sys
 from pathlib import Path
 
+from ..paths import install
 from . import Run
 
 
@@ -17,11 +18,12 @@ def command(parser: argparse.ArgumentParser) -> Run:
 
     examples:
 
-        python -m nibkit reports                                   the whole set, what is up to date excepted
-        python -m nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
-        python -m nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
-        python -m nibkit reports --only 03_benchmark-scenes-objects --force
-        python -m nibkit reports --model ViT-B/32 --data /data     a real CLIP, real data: reports/ViT-B-32/
+        nibkit reports                                   the whole set, what is up to date excepted
+        nibkit reports --only 02 03 --jobs 2             notebooks 02 and 03, two at a time
+        nibkit reports --only 03 -p dataset scenes-objects -p n_pairs 16
+        nibkit reports --only 03_benchmark-scenes-objects --force
+        nibkit reports --model ViT-B/32 --data /data     a real CLIP, real data: reports/ViT-B-32/
+        nibkit reports --only 03 --data my/pictures      your pictures and captions: 03_benchmark-pictures
 
     Parameters are those in a notebook's cell tagged `parameters`. An unknown name or a value of another type is refused
     before anything runs. A parameter that is a path is read from notebooks/; an absolute one works anywhere.
@@ -36,8 +38,9 @@ def command(parser: argparse.ArgumentParser) -> Run:
     parser.add_argument("--model", help="a name or file that nibkit.load takes, in place of the bundled model")
     parser.add_argument(
         "--data",
-        metavar="FOLDER",
-        help="a folder with cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv; hf: from the hub",
+        metavar="DATA",
+        help="a folder that holds sets of the paper (cc.csv, tiny-imagenet-200/, en_val.json, rsicd.csv); hf for "
+        "those of the hub; or one set, such as yours: anything that `nibkit datasets` lists",
     )
     parser.add_argument("--out", metavar="FOLDER", help="where the reports go (default: reports/, or reports/MODEL/)")
     parser.add_argument("--force", action="store_true", help="run also what is up to date")
@@ -75,7 +78,7 @@ def _cluster(address: str | None):
     try:
         from distributed import Client
     except ImportError:
-        raise ValueError("--dask needs Dask; install it with: pip install 'nibkit[dask]'") from None
+        raise ValueError(f"--dask needs Dask; install it with: {install('dask')}") from None
     try:
         return Client(address, timeout=10)
     except (OSError, ValueError) as error:

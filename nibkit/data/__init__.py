@@ -51,5 +51,5 @@ def load(name: str | Path) -> PairDataset:
     raise ValueError(
         f"dataset {str(name)!r} is not known; there are "
         f"{', '.join([*BUNDLED, *DRAWN, *(f'hf:{p}' for p in hub.PRESETS)])}, "
-        "and the path of any file or folder that exists; `python -m nibkit datasets` lists the layouts"
+        "and the path of any file or folder that exists; `nibkit datasets` lists the layouts"
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..checks import one_line
-from ..paths import WAIT
+from ..paths import WAIT, install
 from . import pictures
 from .lists import TEXT
 from .pairs import DataError, Pair, PairDataset, string
@@ -116,7 +116,7 @@ def _library():
         import datasets
     except ImportError as error:
         what = "data sets of the hub and .tar files need"
-        raise ImportError(f"{what} the datasets library; install it with: pip install 'nibkit[datasets]'") from error
+        raise ImportError(f"{what} the datasets library; install it with: {install('datasets')}") from error
     return datasets
 
 
@@ -206,7 +206,7 @@ def _wordnet():
         from timm.data import ImageNetInfo
     except ImportError as error:
         raise ImportError(
-            "the names of WordNet ids come from timm; install it with: pip install 'nibkit[open_clip]'"
+            f"the names of WordNet ids come from timm; install it with: {install('open_clip')}"
         ) from error
     return ImageNetInfo("imagenet22k")
 

@@ -71,10 +71,8 @@ def _grouped(found: lists.Entries) -> lists.Entries:
 def discover(folder: Path) -> dict[str, Path]:
     """The paper's data sets (and rsicd) in `folder` or one folder below: name -> path to `load`, in the paper's order.
 
-    ValueError where there is none, or where two files could be the same set.
+    {} where there is none. ValueError where two files could be the same set.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the one that holds {', '.join(sum(FOUND_BY.values(), ()))}")
     found = {}
     for name, files in FOUND_BY.items():
         for file in files:
@@ -86,19 +84,16 @@ def discover(folder: Path) -> dict[str, Path]:
             if places:
                 found[name] = places[0]
                 break
-    if not found:
-        wanted = ", ".join(sum(FOUND_BY.values(), ()))
-        raise ValueError(f"{folder} and the folders in it hold none of {wanted}; data/README.md says how to get them")
     return found
 
 
 def _instead(folder: Path) -> str:
-    with contextlib.suppress(ValueError):  # there is none
+    with contextlib.suppress(ValueError):  # two could be the same
         if found := [f"{path} ({name})" for name, path in discover(folder).items() if path != folder]:
             return f"in it are {', '.join(found)}: give one of them"
     if below := sorted(str(path.parent) for file in LISTS for path in folder.glob(f"*/{file}")):
         return f"in it are {', '.join(below)}: give one of them"
-    return "give a file in it, or write captions.csv (image, text) into it"
+    return "give a file in it, or write captions.csv (image, text) into it (data/README.md has the paper's sets)"
 
 
 # --- the layouts -------------------------------------------------------------------------------------------------

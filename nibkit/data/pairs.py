@@ -1,16 +1,20 @@
 """What a dataset is made of: `Pair`, `PairDataset`, and the choice among several captions of one picture."""
 
+from __future__ import annotations
+
 import dataclasses
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from ..checks import PROTOCOLS, one_of
+
+if TYPE_CHECKING:  # lists of pairs are read without it
+    from torch import Tensor
 
 PAPER_BATCH = 32  # pictures that the published code looks at together when it chooses Flickr8k's captions
 
@@ -71,7 +75,7 @@ class PairDataset(Sequence):
     def __repr__(self) -> str:
         return f"PairDataset({self.name!r}, {len(self)} pairs)"
 
-    def resolve(self, clip, protocol: str = "corrected") -> "PairDataset":
+    def resolve(self, clip, protocol: str = "corrected") -> PairDataset:
         """The same pairs with one caption each: of several, the most similar to the pair's own picture by `clip`.
 
         protocol="paper": the most similar to the first picture of its batch of 32 pairs, as the published code has it
@@ -91,7 +95,7 @@ class PairDataset(Sequence):
         return PairDataset(self.name, pairs)
 
 
-def _embedded(clip, pair: Pair) -> torch.Tensor | None:
+def _embedded(clip, pair: Pair) -> Tensor | None:
     """(1, E), or None where the picture cannot be read; one at a time, so that no other picture plays a part."""
     try:
         return clip.embed_image(pair.image)
@@ -99,7 +103,9 @@ def _embedded(clip, pair: Pair) -> torch.Tensor | None:
         return None
 
 
-def _chosen(clip, pair: Pair, picture: torch.Tensor | None) -> Pair:
+def _chosen(clip, pair: Pair, picture: Tensor | None) -> Pair:
+    from torch.nn.functional import cosine_similarity
+
     found = []
     for caption in pair.captions:
         try:
@@ -110,5 +116,5 @@ def _chosen(clip, pair: Pair, picture: torch.Tensor | None) -> Pair:
             found.append((caption, ids))
     text = found[0][0] if found else pair.text
     if picture is not None and found:
-        text = found[int(F.cosine_similarity(picture, clip.embed_text([ids for _, ids in found])).argmax())][0]
+        text = found[int(cosine_similarity(picture, clip.embed_text([ids for _, ids in found])).argmax())][0]
     return dataclasses.replace(pair, text=text, captions=())

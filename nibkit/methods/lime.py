@@ -24,6 +24,7 @@ from ..attribution import Attribution, as_arrays
 from ..checks import number, one_of, whole
 from ..models.devices import in_parts
 from ..models.towers import State, at_least_single, ragged
+from ..paths import install
 from .ig import places_of_words, text_baseline
 from .registry import method
 
@@ -70,7 +71,7 @@ def surrogate(
         from captum.attr import KernelShap, Lime
         from captum.attr._core.lime import get_exp_kernel_similarity_function as near
     except ImportError as error:
-        raise ImportError("lime needs Captum and scikit-learn: pip install 'nibkit[captum]'") from error
+        raise ImportError(f"lime needs Captum and scikit-learn: {install('captum')}") from error
     if parts < 2:
         z = torch.arange(2.0)[:, None].expand(-1, parts)
         return np.diff(match(z).double().cpu().numpy())[:parts], float("nan")
@@ -158,7 +159,7 @@ def lime(
     part shown: per patch, or with parts="slic" per pixel (B, H, W), every pixel its segment's coefficient; a word's
     coefficient is shared by its tokens; BOS and EOS always show and score 0. kernel, width, ridge: see the module; the
     defaults are those of the authors' code. seed: pair k's draws do not depend on its batch. batch_size: rows at once,
-    or memory such as "500MB". Errors: ImportError without Captum ('nibkit[captum]').
+    or memory such as "500MB". Errors: ImportError without Captum (the extra `captum`).
 
     info: passes (forward passes per encoder: samples), fit_image, fit_text: R^2 of the linear model on its weighted
     samples, 1 where it is exact; nan for a text of one word, which needs none.

@@ -274,7 +274,7 @@ def load(
         "bfloat16" or "float16". Weights, gradients and NIB's integrand are float32 all the same. "float64": everything,
         not on MPS.
     gradients: "bfloat16" takes the blocks of differentiated passes there too (nib, m2ib, mfaba, the forms of Grad-CAM,
-        xgrad; not methods that read attention), about twice as fast on a GPU; `python -m nibkit bench --dtype
+        xgrad; not methods that read attention), about twice as fast on a GPU; `nibkit bench --dtype
         bf16-gradients` measures how far scores move.
     A name's first use downloads through its library. Weights are frozen, in eval mode. Errors, before any work, with
     the name: ValueError for an unknown name, and for a file or folder that does not hold just the model's weights,

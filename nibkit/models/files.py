@@ -39,7 +39,7 @@ def absent(what: str, where: str, error: Exception) -> OSError:
     return OSError(
         f"{what} are not on this machine and could not be downloaded ({reason}). From a machine with network, bring "
         f"{where}; or load a file or a folder that you have: nibkit.load('FILE'), or --model FILE on the command line "
-        "(`python -m nibkit models` lists the three sources, their forms and their cache folders)"
+        "(`nibkit models` lists the three sources, their forms and their cache folders)"
     )
 
 

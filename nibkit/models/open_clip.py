@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from ..paths import install
 from .devices import at_hand, onto
 from .files import absent, ask_hub, hub_models, patience, read
 from .openai import OpenAIImage, ResNetImage
@@ -223,9 +224,7 @@ def of_name(name: str, pretrained: bool):
     try:
         import open_clip
     except ImportError as error:
-        raise ImportError(
-            "open_clip: models need open_clip; install it with: pip install 'nibkit[open_clip]'"
-        ) from error
+        raise ImportError(f"open_clip: models need open_clip; install it with: {install('open_clip')}") from error
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     folder, tag, file = Path(source), "", None

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..paths import install
 from .files import WEIGHTS, absent, ask_hub, fit, hub_models, read, shards
 from .tokenizers import BPE, Missing, Pretrained
 from .towers import Block, ImageTower, Pool, State, TextTower
@@ -170,9 +171,7 @@ def of_name(name: str, pretrained: bool):
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            "hf: models need transformers; install it with: pip install 'nibkit[transformers]'"
-        ) from error
+        raise ImportError(f"hf: models need transformers; install it with: {install('transformers')}") from error
     folder, local = Path(source), Path(source).is_dir()
     if not local:
         folder = _snapshot(source)

@@ -14,6 +14,8 @@
 
 from importlib.util import find_spec
 
+from ..paths import install
+
 for _needed in ("jinja2", "nbclient", "nbconvert", "nbformat", "papermill", "yaml"):
     if not find_spec(_needed):
-        raise ImportError(f"notebooks are run by papermill, and {_needed} is missing: pip install 'nibkit[reports]'")
+        raise ImportError(f"notebooks are run by papermill, and {_needed} is missing: {install('reports')}")

@@ -1,6 +1,6 @@
 """Colab: a badge, a first cell that installs what is missing, and form fields, written into the notebooks by script.
 
-`python -m nibkit badges` applies `prepare` to every notebook; the address comes from pyproject.toml.
+`nibkit badges` applies `prepare` to every notebook; the address comes from pyproject.toml.
 """
 
 import copy
@@ -10,13 +10,21 @@ from pathlib import Path
 import nbformat
 
 # The first code cell of every notebook. nibkit's bounds are low: pip adds what is missing and leaves Colab's torch
-# alone.
+# alone. SystemExit is what a notebook shows without a traceback.
 INSTALL = """\
 # @title Install nibkit where it is missing (Colab, this file alone)
+import os
+import subprocess
+import sys
 from importlib.util import find_spec
 
 if not find_spec("nibkit"):
-    %pip install -q git+https://github.com/{repository}"""
+    source = os.environ.get("NIBKIT_SOURCE", "git+https://github.com/OWNER/REPO")
+    if subprocess.call([sys.executable, "-m", "pip", "install", "-q", source]):
+        raise SystemExit(
+            f"nibkit could not be installed from {source}. Without network, set the environment variable NIBKIT_SOURCE "
+            "to the path of a clone or a wheel of nibkit, and run this cell again."
+        )"""
 
 BADGE = (
     "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
@@ -39,13 +47,14 @@ def repository(pyproject: Path) -> str:
 
 
 def move(root: Path, owner_repo: str) -> None:
-    """Write OWNER/REPO into the files of a checkout that name its address, pyproject.toml the first of them."""
+    """Write OWNER/REPO, or its whole address, into the files of a checkout that name it, pyproject.toml the first."""
     old = repository(root / "pyproject.toml")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", owner_repo):
-        raise ValueError(f"{owner_repo!r} is not OWNER/REPO, such as {old}")
+    found = re.fullmatch(r"(?:https://github\.com/|git@github\.com:)?([\w.-]+/[\w.-]+?)(?:\.git)?/?", owner_repo)
+    if not found:
+        raise ValueError(f"{owner_repo!r} is not OWNER/REPO on GitHub, such as {old}")
     for name in ("pyproject.toml", "CITATION.cff", "README.md"):
         text = (root / name).read_text(encoding="utf-8")
-        text = re.sub(rf"(github\.com/|/github/){re.escape(old)}\b", rf"\g<1>{owner_repo}", text)
+        text = re.sub(rf"(github\.com/|/github/){re.escape(old)}\b", rf"\g<1>{found[1]}", text)
         (root / name).write_text(text, encoding="utf-8")
 
 
@@ -73,7 +82,7 @@ def prepare(nb: nbformat.NotebookNode, name: str, owner_repo: str) -> nbformat.N
 
     nb.cells = [cell for cell in nb.cells if cell.get("id") != "colab"]
     executed = all(cell.execution_count for cell in nb.cells if cell.cell_type == "code")
-    nb.cells.insert(1, nbformat.v4.new_code_cell(INSTALL.format(repository=owner_repo), id="colab"))
+    nb.cells.insert(1, nbformat.v4.new_code_cell(INSTALL.replace("OWNER/REPO", owner_repo), id="colab"))
     for cell in nb.cells:
         if "parameters" in cell.metadata.get("tags", []):
             cell.source = PARAMETER.sub(_field, cell.source)

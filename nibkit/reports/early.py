@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from .. import data
+from ..benchmark.paper import PAPER_ROLE
 from ..checks import ERRORS, PROTOCOLS, one_of, whole
 from ..data import pictures
 from ..methods import METHODS
@@ -18,7 +19,8 @@ def check(runs: Sequence[Run], given: Collection[str]) -> None:
     """Refuse values of the `given` parameters that a cell would fail on after a while; ValueError names the parameter.
 
     A name means the same in every notebook: layer, layers, chosen and sweep are blocks of the run's model,
-    dataset, pairs and masked are what `nibkit.data.load` takes, picture is a file. Sets of the hub are left to the run.
+    dataset is a bundled set, pairs and masked are what `nibkit.data.load` takes, picture is a file. Sets of the hub are
+    left to the run.
     """
     models = functools.cache(load)
     for run in runs:
@@ -45,6 +47,12 @@ def _layer(value, run: Run, clip) -> None:
         clip.layers(value)
 
 
+def _dataset(value: str, run: Run, clip) -> None:
+    if value not in {*data.BUNDLED, *data.DRAWN}:
+        known = ", ".join([*data.BUNDLED, *data.DRAWN])
+        raise ValueError(f"it is none of {known}; give other data with --data {value}, from where you are")
+
+
 def _data(value: str, run: Run, clip) -> None:
     if value and not value.startswith("hf:") and value not in data.DRAWN:
         data.load(value if value in data.BUNDLED else _from(run, value))
@@ -55,13 +63,16 @@ def _picture(value: str, run: Run, clip) -> None:
         pictures.read(Path(run.notebook.parent, value))
 
 
+ROLES = tuple(dict.fromkeys(PAPER_ROLE.values()))
 LAYERS = ("layer", "layers", "chosen", "sweep")
 CHECKS = {
     **dict.fromkeys(LAYERS, _layer),
-    **dict.fromkeys(("dataset", "pairs", "masked"), _data),
+    "dataset": _dataset,
+    **dict.fromkeys(("pairs", "masked"), _data),
     "picture": _picture,
     "model": lambda value, run, clip: load(_from(run, value)),
     "methods": lambda value, run, clip: one_of("method", value, METHODS),
+    "role": lambda value, run, clip: one_of("role", value or ROLES[0], ROLES),
     "protocol": lambda value, run, clip: one_of("protocol", value, PROTOCOLS),
     "rule": lambda value, run, clip: one_of("rule", value, RULES),
     "steps": lambda value, run, clip: whole("steps", value),

@@ -1,15 +1,17 @@
 """Which notebook runs with which parameters, checked before anything runs."""
 
 import ast
+import functools
 import logging
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nbformat
 import papermill
 
-from ..benchmark.paper import PAPER_ROLE
+from .. import data
 
 # The report set: notebook -> the parameters of each of its runs. A notebook that is not here runs once, as it is.
 BOTH = [{"dataset": "scenes-objects"}, {"dataset": "scenes-captions"}]
@@ -36,39 +38,51 @@ class Subject:
     """A model and data that the notebooks are run on in place of the bundled ones.
 
     model: what `nibkit.load` takes; slug: its name as a folder; data: name -> what `nibkit.data.load` takes, may be
-    empty;
-    about: model, checksum of its weights, and how many pairs each data set has.
+    empty.
     """
 
     model: str
     slug: str
     data: dict[str, str]
-    about: str
+
+    @functools.cached_property
+    def weights(self) -> str:
+        """The model's name and its weights' checksum; it is loaded for that. Errors: those of `nibkit.load`."""
+        from ..models import checksum, load
+
+        clip = load(self.model)
+        return f"{clip.name}, weights {checksum(clip)}"
+
+    def about(self, parameters: dict) -> str:
+        """What a run with these parameters is made with: model, checksum, and how many pairs its data set has."""
+        used = [(name, len(data.load(path))) for name, path in self.data.items() if path in parameters.values()]
+        counts = ", ".join(f"{name}, {n:,} pairs" for name, n in used)
+        return f"{self.weights}; data: {counts or 'the bundled drawings'}"
 
 
-def subject(model: str, folder: str | None = None) -> Subject:
-    """The Subject of a model and a folder that holds data sets (see `nibkit.data.discover`); "hf" fetches the hub's
-    presets.
+def subject(model: str, given: str | None = None) -> Subject:
+    """The Subject of a model and of data: "hf", the hub's presets; a folder that holds sets of the paper
+    (`nibkit.data.discover`); or one set, by its own name, whatever `nibkit.data.load` takes.
 
-    Both are loaded once, so that what is missing is said before any notebook runs. Errors: those of `nibkit.load` and
-    `nibkit.data.load`.
+    Paths are those of the working directory. Nothing but lists of pairs is read: `plan` loads the model when all
+    parameters are checked. Errors: those of `nibkit.data.load`.
     """
-    from .. import data
-    from ..models import NAMES, checksum, load
-
     kind, colon, place = model.rpartition(":")
     slug = model
-    if model not in NAMES and Path(place).exists():  # notebooks run in another folder
-        model, slug = f"{kind}{colon}{Path(place).resolve()}", Path(place).resolve().stem
-    clip = load(model)
+    if os.path.exists(place):  # notebooks run in another folder
+        from ..models import NAMES
+
+        if model not in NAMES:
+            model, slug = f"{kind}{colon}{Path(place).resolve()}", Path(place).resolve().stem
     found = {}
-    if folder:
-        presets = {name: f"hf:{name}" for name in data.hub.PRESETS}
-        found = presets if folder == "hf" else data.discover(Path(folder))
-        found = {name: str(path.resolve()) if isinstance(path, Path) else path for name, path in found.items()}
-    counts = [f"{name} {len(data.load(path)):,} pairs" for name, path in found.items()] or ["the bundled drawings"]
-    about = f"{clip.name}, weights {checksum(clip)}; data: {', '.join(counts)}"
-    return Subject(model, re.sub(r"[^\w.-]+", "-", slug).strip("-"), found, about)
+    if given == "hf":
+        found = {name: f"hf:{name}" for name in data.hub.PRESETS}
+    elif given:
+        known = given in data.BUNDLED or given in data.DRAWN or not os.path.exists(given)
+        path = given if known else str(Path(given).resolve())
+        found = data.discover(Path(path)) if os.path.isdir(path) and not known else {}
+        found = {name: str(place) for name, place in found.items()} or {data.load(path).name: path}
+    return Subject(model, re.sub(r"[^\w.-]+", "-", slug).strip("-"), found)
 
 
 def declared(notebook: Path) -> dict[str, dict]:
@@ -145,7 +159,7 @@ def _entries(notebook: Path, about: Subject | None) -> list[dict]:
     if not about or not about.data:
         return entries
     allowed = declared(notebook)
-    scored = [{"dataset": path} for name, path in about.data.items() if name in PAPER_ROLE]
+    scored = [{"dataset": path} for name, path in about.data.items() if name != "rsicd"]
     if "dataset" in allowed and scored:  # a notebook that is not in RUNS looks at one set, the first
         return scored if notebook.stem in RUNS else scored[:1]
     return [{"pairs": about.data["rsicd"]}] if "pairs" in allowed and "rsicd" in about.data else entries
@@ -164,7 +178,8 @@ def plan(
     parameters: name -> value (text is read as the declared type), for those of the selected notebooks that have it.
     about: model and data in place of the bundled ones.
     A run is named after its notebook and the data set that sets it apart, e.g. "03_benchmark-scenes-objects".
-    ValueError for a name that no selected notebook has, a value of the wrong type, or an `only` that fits no run.
+    ValueError for a name that no selected notebook has, a value of the wrong type, or an `only` that fits no run; all
+    that before the model of `about` is loaded.
     """
     parameters = parameters or {}
     if "out" in parameters:
@@ -189,5 +204,5 @@ def plan(
         settings = {name: entry["default"] for name, entry in allowed[notebook].items()} | given
         name = named(notebook, [given[key] for key in entry])
         # one value for all runs of a notebook makes them one
-        runs[name] = Run(name, notebook, given, settings, about.about if about else "")
-    return list(runs.values())
+        runs[name] = Run(name, notebook, given, settings)
+    return [replace(run, about=about.about(run.settings)) for run in runs.values()] if about else list(runs.values())

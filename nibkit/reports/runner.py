@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from ..checks import whole
 from ..paths import PACKAGE, SETTINGS, save
-from . import early
 from .clean import clean, export, failure, title_and_question
 from .hashes import code_and_data, fingerprint
 from .index import write_index
@@ -152,6 +151,8 @@ def run_reports(
     whole("jobs", jobs)
     notebooks, out = Path(notebooks).resolve(), Path(out).resolve()
     runs = plan(notebooks, only=only, parameters=parameters, about=about)
+    from . import early  # it knows models and methods, for which a mistyped name need not wait
+
     early.check(runs, parameters or ())
     shared = code_and_data(notebooks.parent)
     records, todo = {}, []

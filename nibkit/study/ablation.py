@@ -34,7 +34,7 @@ def plan(method: str, setting: str, values: Iterable[float], **options) -> dict[
 def paper(setting: str, dataset: str) -> pd.DataFrame:
     """The paper's means of the four metrics at each value of `setting` ("steps", "layer" or "beta"), tables joined.
 
-    dataset: one of the paper's, or one that plays its part (benchmark.paper.PAPER_ROLE).
+    dataset: one of the paper's, or one that plays its part (benchmark.paper.PAPER_ROLE); nan for others.
     """
     column, names = TABLES[setting]
     table = pd.concat([paper_table(name, dataset) for name in names]).drop_duplicates()
@@ -68,7 +68,7 @@ def trend(rows: pd.DataFrame, theirs: pd.DataFrame, level: float = 0.95, seed: i
         rho, p = rank_correlation(means[0], reference)
         low, high = ends(spearman(means, reference), level)
         table[metric] = {"settings": len(both), "n": len(wide), "rho": rho, "low": low, "high": high, "p": p}
-        best = [both[(sign * x).argmax()] for x in (means[0], reference)]
+        best = [np.nan if np.isnan(x).all() else both[(sign * x).argmax()] for x in (means[0], reference)]
         table[metric] |= dict(zip(("best_ours", "best_paper"), best))
     table = pd.DataFrame.from_dict(table, orient="index").rename_axis("metric")
     table.insert(table.columns.get_loc("p") + 1, "p_holm", holm(table.p))

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..checks import number, whole
 from ..methods import METHODS
 from ..metrics.roar import finetune
+from ..paths import install
 
 
 def manifold(pictures: Tensor, texts: Tensor, temperature: float = 1.0) -> Tensor:
@@ -51,7 +52,7 @@ def transport(patches: Tensor, tokens: Tensor, entropy: float = 0.1) -> Tensor:
     try:
         import ot
     except ImportError as error:
-        raise ImportError("LICO needs POT: pip install 'nibkit[lico]'") from error
+        raise ImportError(f"LICO needs POT: {install('lico')}") from error
     cost = 1 - F.normalize(patches, dim=-1) @ F.normalize(tokens, dim=-1).T
     a, b = (np.full(n, 1 / n) for n in cost.shape)
     plan = ot.sinkhorn(a, b, cost.detach().double().cpu().numpy(), entropy, numItermax=200, warn=False)
