@@ -7,6 +7,7 @@ import sys
 from email.message import Message
 from importlib import metadata
 
+import pandas as pd
 import pytest
 
 import nibkit
@@ -72,3 +73,19 @@ def test_hints_name_what_can_be_installed(tmp_path, monkeypatch):
     extras = set(re.findall(r"^(\w+) = \[", PYPROJECT, re.MULTILINE))
     assert len(named) > 8 and set(",".join(named).split(",")) <= extras
     assert not re.search(r"pip install '?nibkit\b(?!\[\S+\] @ git\+)", text)
+
+
+def test_benchmark_goes_on_where_it_was_and_ends_with_the_table(tmp_path, capsys):
+    out = tmp_path / "new" / "rows.csv"
+    command = ["benchmark", "--data", "scenes-objects", "--methods", "centre", "random", "--out", str(out)]
+    assert cli.main([*command, "--samples", "2"]) == 0
+    first = out.read_text().splitlines()
+    assert cli.main([*command, "--samples", "3"]) == 0
+    assert out.read_text().splitlines()[: len(first)] == first and len(first) == 5  # seconds and all
+    rows = pd.read_csv(out)
+    said = capsys.readouterr().out
+    assert "on 3 of 256 pairs of scenes-objects" in said and "the paper's" not in said
+    means = rows.groupby("label").image_drop.mean()
+    assert re.search(rf"\ncentre +3 +{means['centre']:.1f} \(", said)
+    assert cli.main([*command[:-1], str(tmp_path / "b.csv"), "--methods", "nip", "--model", "ViT-Z"]) == 2
+    assert "method='nip' is not one of: nib" in capsys.readouterr().err and not (tmp_path / "b.csv").exists()

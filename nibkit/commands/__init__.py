@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 Run = Callable[[argparse.Namespace], int]  # parsed arguments -> exit code
-NAMES = ("explain", "reports", "notebooks", "datasets", "badges", "bench", "models", "convergence")
+NAMES = ("explain", "benchmark", "reports", "notebooks", "datasets", "badges", "bench", "models", "convergence")
 DRAWN = (".png", ".svg", ".pdf")  # what matplotlib draws
 
 
