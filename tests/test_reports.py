@@ -4,9 +4,13 @@ import base64
 import html
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 
 import nbformat
 import numpy as np
@@ -276,6 +280,35 @@ def test_refresh_reports_a_kernel_that_died_and_goes_on(tmp_path):
     notebook(folder, "02_good", "1")
     assert refresh(folder) == {"01_dies": "Kernel died"}
     assert nbformat.read(folder / "02_good.ipynb", as_version=4).cells[2].execution_count == 2
+
+
+def test_an_interrupted_run_ends_at_once_and_says_so(tmp_path, monkeypatch):
+    """SIGINT reaches this process alone; what stands for papermill sleeps, and is gone when run_reports returns."""
+    folder = notebook(tmp_path, "01_long")
+    notebook(folder, "02_next")
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 600\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(runner.sys, "executable", str(slow))
+
+    def interrupt():
+        while not (tmp_path / "pid").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            run_reports(folder, tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+    (state,) = (tmp_path / "out/.state").glob("*.json")
+    assert json.loads(state.read_text())["status"] == "interrupted" and state.stem == "01_long"
+    page = (tmp_path / "out/index.html").read_text(encoding="utf-8")
+    assert "<b>interrupted</b>" in page and "1 runs, 0 ok" in page
 
 
 def test_an_interrupted_refresh_says_so_and_keeps_the_file(tmp_path):

@@ -1,6 +1,7 @@
 """Executes runs: `run_reports` into a folder of reports, `refresh` the committed notebooks in place."""
 
 import asyncio
+import contextlib
 import html
 import json
 import os
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, ThreadPoolExecutor, wait
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 
 import nbclient
 import nbformat
@@ -70,12 +72,37 @@ def _put_aside(folder: Path, previous: dict, digest: str) -> Path:
     return earlier
 
 
-def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
+def _papermill(run: Run, given: dict, executed: Path, jobs: int, stop: Event | None) -> tuple[int, str]:
+    """Exit code and stderr of the process that executes the notebook; it is ended soon after `stop` is set.
+
+    A kernel that dies gets one more try, a cell that raises does not. One whose papermill is gone ends by itself.
+    """
+    cwd = run.notebook.parent
+    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(executed, cwd)]
+    command += ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
+    command += ["--parameters_yaml", yaml.safe_dump(given)]
+    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    output |= {"encoding": "utf-8", "errors": "replace", "cwd": cwd, "env": _environment(jobs)}
+    for _ in range(2):
+        executed.unlink(missing_ok=True)
+        with subprocess.Popen(command, **output) as child:
+            said = None
+            while said is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    said = child.communicate(timeout=0.2)[1]
+                if stop and stop.is_set():
+                    child.kill()
+                    return child.wait(), "interrupted"
+        if not re.search("Kernel died|Kernel didn't respond", said):
+            break
+    return child.returncode, said
+
+
+def execute(run: Run, out: Path, digest: str, jobs: int = 1, stop: Event | None = None) -> dict:
     """Execute one run in a papermill process of its own; returns its record, which is also saved below out/.state.
 
-    jobs: how many such processes share this machine's cores. Errors: FileNotFoundError where the notebook is not here.
-
-    A kernel that dies gets one more try, a cell that raises does not.
+    jobs: how many such processes share this machine's cores. stop: set by another thread, it ends the run, which is
+    then "interrupted". Errors: FileNotFoundError where the notebook is not here.
     """
     folder, cwd = out / run.name, run.notebook.parent
     if not run.notebook.exists():
@@ -97,21 +124,14 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     given = dict(run.parameters)
     if "out" in run.settings:
         given["out"] = Path(os.path.relpath(folder, cwd)).as_posix()
-    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(executed, cwd)]
-    command += ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
-    command += ["--parameters_yaml", yaml.safe_dump(given)]
-    output = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     start = time.monotonic()
-    for _ in range(2):
-        executed.unlink(missing_ok=True)
-        child = subprocess.run(command, cwd=cwd, env=_environment(jobs), stdin=subprocess.DEVNULL, **output)
-        if not re.search("Kernel died|Kernel didn't respond", child.stderr):
-            break
+    code, said = _papermill(run, given, executed, jobs, stop)
     record["seconds"] = round(time.monotonic() - start, 1)
-    record["status"] = "failed" if child.returncode else "ok"
-    nb = nbformat.read(executed, as_version=4) if executed.exists() else None
-    if child.returncode:
-        last = (child.stderr.strip().splitlines() or [f"papermill ended with code {child.returncode}"])[-1]
+    record["status"] = "interrupted" if stop and stop.is_set() else "failed" if code else "ok"
+    done = record["status"] != "interrupted" and executed.exists()
+    nb = nbformat.read(executed, as_version=4) if done else None
+    if code:
+        last = (said.strip().splitlines() or [f"papermill ended with code {code}"])[-1]
         record["error"] = (nb and failure(nb)) or last
     if nb:
         nb = clean(nb)
@@ -145,6 +165,7 @@ def run_reports(
     client: a Dask `distributed.Client`: its workers execute the notebooks instead, as many as they have threads. They
     see the same checkout and the same `out`, at the same paths.
     A run that ended well and whose `fingerprint` is unchanged is not repeated, unless `force`.
+    KeyboardInterrupt ends the runs, which stay "interrupted" in the overview; a cluster's workers end theirs.
     A record has name, title, question, parameters, about, status ("ok" or "failed"), started (ISO 8601), seconds, hash,
     and, for a failed run, error: the cell (counted from 1), its first line, and the exception.
     """
@@ -169,9 +190,11 @@ def run_reports(
     stages = [[t for t in todo if not _is_index(t[0])], [t for t in todo if _is_index(t[0])]]
     # a thread only waits for its process
     pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)
-    for record in _executed(pool, stages, out, jobs):
-        records[record["name"]] = record
-    write_index(out)
+    try:
+        for record in _executed(pool, stages, out, jobs):
+            records[record["name"]] = record
+    finally:
+        write_index(out)
     return [records[run.name] for run in runs]
 
 
@@ -183,11 +206,13 @@ def _is_index(run) -> bool:
 def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -> Iterator[dict]:
     """The record of each run as it ends, stage after stage."""
     pending = set()
+    here = isinstance(pool, ThreadPoolExecutor)
+    stop = Event() if here else None  # a cluster's workers are out of its reach
     try:
         # disable=None: no bar in a log file, where the line per run is enough
         with tqdm(total=sum(map(len, stages)), desc="reports", unit="run", disable=None) as bar:
             for stage in stages:
-                pending = {pool.submit(execute, run, out, digest, jobs) for run, digest in stage}
+                pending = {pool.submit(execute, run, out, digest, jobs, stop) for run, digest in stage}
                 started = {run.name for run, _ in stage}
                 while pending:
                     finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
@@ -202,7 +227,9 @@ def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -
     finally:
         for future in pending:
             future.cancel()
-        pool.shutdown()
+        if here:
+            stop.set()
+        pool.shutdown(wait=here)
 
 
 def refresh(notebooks: Path, *, only: tuple[str, ...] = ()) -> dict[str, str]:
