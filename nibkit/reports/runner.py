@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from ..checks import whole
 from ..paths import PACKAGE, SETTINGS, save
-from .clean import clean, export, failure, title_and_question
+from .clean import clean, failure, title_and_question
 from .hashes import code_and_data, fingerprint
-from .index import write_index
+from .index import executed, write
 from .parameters import Run, Subject, declared, numbered, plan, select
 from .tidy import tidy
 
@@ -93,23 +93,23 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     record["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     save(_state(out, run.name), json.dumps(record, indent=1))
 
-    executed = folder / f"{run.name}.ipynb"
+    notebook = executed(out, run.name)
     given = dict(run.parameters)
     if "out" in run.settings:
         given["out"] = Path(os.path.relpath(folder, cwd)).as_posix()
-    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(executed, cwd)]
+    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(notebook, cwd)]
     command += ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
     command += ["--parameters_yaml", yaml.safe_dump(given)]
     output = {"capture_output": True, "encoding": "utf-8", "errors": "replace"}
     start = time.monotonic()
     for _ in range(2):
-        executed.unlink(missing_ok=True)
+        notebook.unlink(missing_ok=True)
         child = subprocess.run(command, cwd=cwd, env=_environment(jobs), stdin=subprocess.DEVNULL, **output)
         if not re.search("Kernel died|Kernel didn't respond", child.stderr):
             break
     record["seconds"] = round(time.monotonic() - start, 1)
     record["status"] = "failed" if child.returncode else "ok"
-    nb = nbformat.read(executed, as_version=4) if executed.exists() else None
+    nb = nbformat.read(notebook, as_version=4) if notebook.exists() else None
     if child.returncode:
         last = (child.stderr.strip().splitlines() or [f"papermill ended with code {child.returncode}"])[-1]
         record["error"] = (nb and failure(nb)) or last
@@ -118,8 +118,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
         if run.about:
             label = f"> **Made with** {html.escape(run.about)}.\n>\n> {OTHERS}"
             nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
-        nbformat.write(nb, executed)
-        save(out / f"{run.name}.html", export(nb, title))
+        nbformat.write(nb, notebook)
     if record["status"] == "ok":
         tidy(folder, earlier)
         shutil.rmtree(earlier, ignore_errors=True)
@@ -158,7 +157,7 @@ def run_reports(
     records, todo = {}, []
     for run in runs:
         digest, known = fingerprint(run, shared), _record(out, run.name)
-        fresh = known.get("hash") == digest and known["status"] == "ok" and (out / f"{run.name}.html").exists()
+        fresh = known.get("hash") == digest and known["status"] == "ok" and executed(out, run.name).exists()
         if fresh and not force:
             records[run.name] = known
             tqdm.write(f"up to date  {run.name}")
@@ -171,7 +170,7 @@ def run_reports(
     pool = client.get_executor(pure=False) if client else ThreadPoolExecutor(jobs)
     for record in _executed(pool, stages, out, jobs):
         records[record["name"]] = record
-    write_index(out)
+    write(out)
     return [records[run.name] for run in runs]
 
 
@@ -196,7 +195,7 @@ def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -
                         started.discard(record["name"])
                         spent = tqdm.format_interval(record["seconds"])
                         tqdm.write(f"{record['status']:<10}  {record['name']}  {spent}")
-                        write_index(out)
+                        write(out, only=(record["name"],))
                         bar.update()
                     bar.set_postfix_str(", ".join(sorted(started)[:jobs]))  # also moves the clock
     finally:
