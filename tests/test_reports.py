@@ -4,6 +4,7 @@ import html
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from urllib.parse import unquote
@@ -26,6 +27,7 @@ from nibkit.reports.clean import clean
 from nibkit.reports.hashes import code_and_data, fingerprint
 from nibkit.reports.parameters import RUNS, plan
 from nibkit.reports.runner import refresh, run_reports
+from nibkit.reports.site import site
 
 PARAMETERS = """n: int = 3  # rows
 rate: float = 0.5  # of something
@@ -129,22 +131,27 @@ def test_the_overview_escapes_every_string(made):
 
 def addresses(page):
     """What a page fetches, and where it leads."""
-    return re.findall(r'\bsrc="(.*?)"|url\((.*?)\)', page), re.findall(r'\bhref="(.*?)"', page)
+    return re.findall(r'(?:\bsrc="|url\()(.*?)[")]', page), re.findall(r'\bhref="(.*?)"', page)
+
+
+def stray(folder):
+    """What the pages of a folder fetch from elsewhere, and the relative addresses in them that lead nowhere."""
+    found = []
+    for file in folder.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        fetched, links = addresses(text)
+        found += re.findall("<script|<link|@import", text) + [a for a in fetched if "//" in a]
+        for address in [a for a in fetched + links if "//" not in a]:
+            path, _, section = address.partition("#")
+            target = folder / unquote(path or file.name)
+            there = target.is_file() and (not section or f'id="{section}"' in target.read_text(encoding="utf-8"))
+            found += [] if there else [(file.name, address)]
+    return found
 
 
 def test_pages_fetch_nothing_and_their_relative_links_lead_to_files(made):
     root, _ = made
-    for file in (root / "reports").glob("*.html"):
-        page = file.read_text(encoding="utf-8")
-        fetched, links = addresses(page)
-        assert "<script" not in page and "@import" not in page and "<link" not in page
-        assert not [address for address in sum(fetched, ()) if "//" in address]
-        for address in [*filter(None, sum(fetched, ())), *links]:
-            path, _, section = address.partition("#")
-            if "//" not in address:
-                target = root / "reports" / unquote(path or file.name)
-                assert target.is_file(), (file.name, address)
-                assert not section or f'id="{section}"' in target.read_text(encoding="utf-8"), (file.name, address)
+    assert stray(root / "reports") == []
     good = (root / "reports" / "01_good-b-i--5.html").read_text(encoding="utf-8")
     _, links = addresses(good)
     assert "https://github.com/nibkit/nibkit/blob/main/data/u.md" in links and ">Open in Colab</a>" in good
@@ -173,6 +180,18 @@ def test_the_overview_shows_answer_and_one_figure_with_its_caption(made, monkeyp
     assert '<p>It does, see <a href="02_bad.html#a-title">02</a> and <math' in entry
     assert entry.count("<img") == 1 and 'src="01_good-a/red.png"' in entry
     assert '<p>Red is the figure that is drawn: see <a href="01_good-a.html">the other</a>.</p>' in entry
+
+
+def test_a_site_has_the_committed_notebooks_for_what_was_not_run_here(made, tmp_path, monkeypatch):
+    root, _ = made
+    shutil.copytree(root, tmp_path / "clone", ignore=shutil.ignore_patterns(".state", "0*_*-*.ipynb"))
+    monkeypatch.setattr(parameters, "RUNS", {"01_good": [{"label": "x"}, {"label": "a"}]})
+    (tmp_path / "clone" / "reports" / "01_good-x").mkdir()
+    page = site(tmp_path / "clone", tmp_path / "site").read_text(encoding="utf-8")
+    pages = sorted(file.name for file in (tmp_path / "site").glob("*.html"))
+    assert pages == ["01_good-x.html", "02_bad.html", "index.html"] and stray(tmp_path / "site") == []
+    assert "3 runs, 3 ok" in page and '<a href="01_good-a/table.csv">' in page  # what was not made has no page
+    assert list(site(root, tmp_path / "local").parent.glob("01_good-b*.html"))  # what was made here is shown
 
 
 def test_the_figures_that_the_overview_shows_are_saved_by_their_notebooks():

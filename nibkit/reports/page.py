@@ -19,7 +19,8 @@ from pygments.formatters import HtmlFormatter
 
 FIGURES = "figures"  # the folder, beside a run's tables, of the figures that its page shows
 ANSWER = re.compile(r"\*\*Answer\.\*\*\s*(.+?)\s*(?:\n\s*\n|\Z)", re.DOTALL)
-FORM = re.compile(r"@param \{[^}]*\} # |  # @param \{[^}]*\}$", re.MULTILINE)  # the fields of a form in Colab
+# What a cell says to other programs: the fields of Colab's form, and what nbval compares.
+NOTES = re.compile(r"@param \{[^}]*\} # |  # @param \{[^}]*\}$|^# NBVAL_\w+\n", re.MULTILINE)
 SHOWN = ("image/png", "text/html", "text/markdown", "text/plain")  # the first of them that an output has
 
 
@@ -34,9 +35,11 @@ class Markdown(IPythonRenderer):
         self.resolve, self.headings = resolve, []
 
     def html(self, source: str) -> str:
+        """A piece of Markdown as HTML; the headings of all pieces have ids of their own."""
         return MarkdownWithMath(self).render(source)
 
     def text(self, text: str) -> str:
+        """Text between tags."""
         return html.escape(html.unescape(text), quote=False)  # as Jupyter shows it: &lt; is a <
 
     def heading(self, text: str, level: int, **attrs) -> str:
@@ -47,6 +50,7 @@ class Markdown(IPythonRenderer):
         return f'<h{level} id="{name}">{text}</h{level}>\n'
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
+        """A link to where `resolve` says."""
         return super().link(text, self.resolve(url), title)
 
     def image(self, text: str, url: str, title: str | None = None) -> str:
@@ -118,8 +122,7 @@ def cells(nb: nbformat.NotebookNode, markdown: Markdown, folder: Path) -> list[d
             made.append({"text": markdown.html(cell.source)})
         elif cell.cell_type == "code":
             outputs = [_output(output, markdown, folder) for output in cell.outputs]
-            source = FORM.sub("", cell.source) if "parameters" in cell.metadata.get("tags", []) else cell.source
-            made.append({"code": highlight(source), "folded": folded(cell), "outputs": outputs})
+            made.append({"code": highlight(NOTES.sub("", cell.source)), "folded": folded(cell), "outputs": outputs})
     return made
 
 

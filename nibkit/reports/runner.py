@@ -70,6 +70,15 @@ def _put_aside(folder: Path, previous: dict, digest: str) -> Path:
     return earlier
 
 
+def described(run: Run) -> dict:
+    """What a record says of a run before it has run: name, title, question, parameters, about."""
+    title, question = title_and_question(run.notebook)
+    if which := run.name[len(run.notebook.stem) + 1 :]:
+        title += f" ({which})"
+    given = {name: value for name, value in run.settings.items() if name != "out"}
+    return {"name": run.name, "title": title, "question": question, "parameters": given, "about": run.about}
+
+
 def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
     """Execute one run in a papermill process of its own; returns its record, which is also saved below out/.state.
 
@@ -84,12 +93,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1) -> dict:
             "as on a shared file system"
         )
     earlier = _put_aside(folder, _record(out, run.name), digest)
-    title, question = title_and_question(run.notebook)
-    if which := run.name[len(run.notebook.stem) + 1 :]:
-        title += f" ({which})"
-    record = {"name": run.name, "title": title, "question": question, "hash": digest, "status": "running"}
-    record["parameters"] = {name: value for name, value in run.settings.items() if name != "out"}
-    record["about"] = run.about
+    record = described(run) | {"hash": digest, "status": "running"}
     record["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     save(_state(out, run.name), json.dumps(record, indent=1))
 

@@ -8,34 +8,40 @@ import pandas as pd
 
 
 def cells(folder: Path) -> str:
+    """Table 1: how many of the cells that the paper's text settles come out the same."""
     tried = pd.read_csv(folder / "properties.csv").dropna(subset="paper")
     return f"{(tried.holds == tried.paper).sum()} of {len(tried)} ticks and crosses of the paper's text come out"
 
 
 def order(folder: Path) -> str:
+    """Table 2: on how many columns our order of the methods is the paper's, by a rank correlation after Holm."""
     ranks = pd.read_csv(folder / "agreement.csv")
     alike = (ranks.rho > 0) & (ranks.p_holm < 0.05)
     return f"beyond chance, {alike.sum()} of {len(ranks)} columns rank the methods as the paper does"
 
 
 def curve(folder: Path) -> str:
+    """An ablation's table: how many metrics rise and fall with the paper's over the settings."""
     trends = pd.read_csv(folder / "trend.csv").verdict
     against = f", {(trends == 'against').sum()} against it" if (trends == "against").any() else ""
     return f"beyond chance, {(trends == 'with').sum()} of {len(trends)} metrics move with the paper's{against}"
 
 
 def counts(folder: Path) -> str:
+    """Table 8: how many methods take as many passes as the paper counts."""
     same = pd.read_csv(folder / "table8.csv").same
     return f"the counts of {same.sum()} of {len(same)} methods come back exactly"
 
 
 def speed(folder: Path) -> str:
+    """The paper's FPS: how many methods NIB is faster than."""
     others = pd.read_csv(folder / "speed.csv").query("label != 'nib'").dropna()
     ours, paper = ((others[f"{whose} / nib"] < 1).sum() for whose in ("ours", "paper"))
     return f"NIB is faster than {ours} of {len(others)} methods here, than {paper} in the paper"
 
 
 def animals(folder: Path) -> str:
+    """Figure 1: does NIB's published sum score the animal that a text names above the other?"""
     scores = pd.read_csv(folder / "negative_property.csv")
     scores = scores[scores.method == scores.method[0]].set_index(["text", "inside"]).score.unstack()
     named = {text: [animal for animal in scores if animal in text.split()] for text in scores.index}
@@ -45,11 +51,13 @@ def animals(folder: Path) -> str:
 
 
 def retrieved(folder: Path) -> str:
+    """Figure 2: for how many captions no other picture has a higher cosine."""
     cosines = pd.read_csv(folder / "cosines.csv", index_col=0)
     return f"{(cosines.idxmax(axis=1) == cosines.index).sum()} of {len(cosines)} captions find their own picture first"
 
 
 def statements(folder: Path) -> str:
+    """How many of the paper's statements follow from its own tables."""
     verdicts = pd.read_csv(folder / "claims.csv").iloc[:, -1]
     return f"{verdicts.isin(['holds', 'yes']).sum()} of {len(verdicts)} statements follow from the paper's tables"
 
