@@ -7,7 +7,7 @@ OLD := .venv/transformers4
 # The transformers major before the pinned one, and the two packages it wants older; tests put this folder on PYTHONPATH.
 OLD_PINS := transformers==4.57.6 huggingface_hub==0.36.2 tokenizers==0.22.2
 
-.PHONY: help docs screenshot reports test notebooks badges clean
+.PHONY: help docs screenshot site reports test notebooks badges clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,12 @@ DOCUMENTED := $(wildcard nibkit/[a-z]* $(foreach room,benchmark data methods met
 docs: .venv/.stamp  ## API reference from the docstrings: build/docs/index.html
 	EAGER_IMPORT=1 $(PY) -m pdoc nibkit '!nibkit[.]' $(subst /,.,$(basename $(filter-out %/confidence.py,$(DOCUMENTED)))) --output-directory build/docs
 	@echo "written: build/docs/index.html"
+
+site: docs  ## reports, from the committed notebooks where they were not made here, and API reference: build/site/index.html
+	rm -rf build/site
+	mkdir -p build/site
+	cp -r build/docs build/site/api
+	$(PY) -m nibkit.reports.site build/site
 
 clean:  ## remove .venv, build outputs and caches; data, notebooks and reports stay
 	rm -rf .venv build dist .pytest_cache *.egg-info

@@ -10,13 +10,16 @@ from collections.abc import Iterator, Sequence
 from colorsys import hls_to_rgb
 from contextlib import contextmanager
 
+import IPython
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from IPython.core.formatters import PNGFormatter
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure
 
 from .methods import METHODS
 
@@ -61,9 +64,39 @@ RULES = {
 
 
 def theme() -> None:
-    """Set seaborn's white grid and our resolutions for all figures that follow."""
+    """Set seaborn's white grid and our resolutions for all figures that follow; a notebook keeps each one's `alt`."""
     rc = {"figure.dpi": 80, "savefig.dpi": 110, "savefig.bbox": "tight", "font.family": ["sans-serif", *_fonts()]}
     sns.set_theme(style="whitegrid", context="notebook", rc=rc)
+    if shell := IPython.get_ipython():
+        keep_alt(shell.display_formatter.formatters["image/png"])
+
+
+def keep_alt(png: PNGFormatter) -> None:
+    """Have a notebook's way of showing a figure put its `alt` into the output's metadata, where readers look for it."""
+    if Figure not in png.type_printers:
+        plt.switch_backend(plt.get_backend())  # loads it: only now a notebook's sets how figures are shown
+    draw = png.type_printers.get(Figure)
+    if draw and getattr(draw, "func", None) is not _drawn:
+        png.for_type(Figure, functools.partial(_drawn, draw))
+
+
+def _drawn(draw, figure: Figure) -> tuple:
+    drawn = draw(figure)  # data, or data and metadata
+    data, metadata = drawn if isinstance(drawn, tuple) else (drawn, {})
+    return data, metadata | {"alt": alt(figure)}
+
+
+def alt(figure: Figure) -> str:
+    """A figure in words, for those who cannot see it: title, axes and legend of every panel, equal ones once."""
+    said = [" ".join(figure.get_suptitle().split())]
+    for ax in figure.axes:
+        x, y = ax.get_xlabel(), ax.get_ylabel()
+        parts = [ax.get_title(), f"{y} against {x}" if x and y else x or y]
+        if ax.get_legend():
+            parts.append("legend: " + ", ".join(text.get_text() for text in ax.get_legend().get_texts()))
+        said.append("; ".join(" ".join(part.split()) for part in parts if part.strip()))
+    panels = [text for text in dict.fromkeys(said) if text]
+    return "Figure. " + ". ".join(panels) + "." if panels else ""
 
 
 @contextmanager

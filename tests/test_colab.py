@@ -11,7 +11,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from nibkit.reports import colab
-from nibkit.reports.clean import clean, export
+from nibkit.reports.clean import clean
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -129,8 +129,3 @@ def test_make_takes_a_whole_address_and_leaves_the_environment_alone(tmp_path):
     done = make("badges", "https://github.com/some/fork.git")
     assert (done.stdout, done.stderr) == ("-m nibkit badges https://github.com/some/fork.git\n", "")
     assert make("-q", ".venv/.stamp").returncode == 0
-
-
-def test_a_report_page_shows_the_badge_as_text():
-    page = export(colab.prepare(notebook(), "01_x.ipynb", "some/fork"), "x")
-    assert ">Open in Colab</a>" in page and "colab-badge.svg" not in page

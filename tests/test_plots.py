@@ -8,6 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import PNGFormatter
+from matplotlib.figure import Figure
 
 from nibkit import plots
 
@@ -106,3 +108,24 @@ def test_letters_that_no_font_has_are_named(monkeypatch):
         assert [t.get_text() for t in ax.texts][::2] == ["café", "U+732B"]
     finally:
         plots._fonts.cache_clear()
+
+
+def test_a_figure_is_described_by_its_titles_axes_and_legends():
+    figure, axes = plt.subplots(1, 3)
+    figure.suptitle("8 pairs")
+    for ax, side in zip(axes, ("image", "text", "text")):
+        ax.plot([0, 1], label="exact")
+        ax.set(title=f"{side},\nlayer 9", xlabel="lam", ylabel="F, cosine")
+    axes[0].legend()
+    axes_said = "F, cosine against lam"
+    said = f"Figure. 8 pairs. image, layer 9; {axes_said}; legend: exact. text, layer 9; {axes_said}."
+    assert plots.alt(figure) == said
+    png = PNGFormatter()
+    for draw in (lambda figure: b"data", lambda figure: (b"data", {"width": 3})):
+        png.for_type(Figure, draw)
+        plots.keep_alt(png)
+        plots.keep_alt(png)  # a second theme() changes nothing
+        data, metadata = png(figure)
+        assert data == b"data" and metadata["alt"] == said
+    assert metadata["width"] == 3
+    plt.close(figure)

@@ -1,16 +1,17 @@
 """The report runner, on tiny notebooks made on the spot."""
 
-import base64
 import html
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from urllib.parse import unquote
 
 import nbformat
 import numpy as np
@@ -25,11 +26,12 @@ from nibkit import __main__ as cli
 from nibkit import load, paths
 from nibkit.commands import NAMES
 from nibkit.models import checksum
-from nibkit.reports import index, parameters, runner
+from nibkit.reports import index, page, parameters, runner, verdicts
 from nibkit.reports.clean import clean
 from nibkit.reports.hashes import code_and_data, fingerprint
 from nibkit.reports.parameters import RUNS, plan
 from nibkit.reports.runner import refresh, run_reports
+from nibkit.reports.site import site
 
 PARAMETERS = """n: int = 3  # rows
 rate: float = 0.5  # of something
@@ -43,6 +45,9 @@ TABLE = """from pathlib import Path
 """
 FIGURE = """from PIL import Image
 Image.new("RGB", (640, 480), "red").save(Path(out) / 'a "figure".png')
+drawn = Image.new("RGB", (640, 480), "red")
+drawn.save(Path(out) / "red.png")
+display(drawn)
 """
 FRAGILE = """import os
 tries = Path(out) / "tries"
@@ -51,13 +56,20 @@ tries.mkdir(exist_ok=True)
 if len(list(tries.iterdir())) < 2:
     os._exit(1)
 """
-QUESTION = "[![Colab](b.svg)](https://x?y)\n\n**Question.** Does a [small](u) *run*, vs. none, work? Yes."
+QUESTION = """[![Open in Colab](https://x/badge.svg)](https://x?y)
+
+**Question.** Does a [small](../data/u.md) *run*, vs. none, work? Yes.
+
+**Answer.** It does, see [02](02_bad.ipynb#A-title) and $\\frac{1}{n} < \\lambda$.
+"""
+READ = "Red is the figure that is drawn: see [the other](01_good.ipynb)."
 
 
 def notebook(folder, stem, *sources, title="A title", parameters=PARAMETERS):
     folder.mkdir(exist_ok=True, parents=True)
     head = new_markdown_cell(f"# {title}\n\n{QUESTION}")
-    cells = [head, new_code_cell(parameters, metadata={"tags": ["parameters"]}), *map(new_code_cell, sources)]
+    cells = [head, new_code_cell(parameters, metadata={"tags": ["parameters"]})]
+    cells += [new_code_cell(source) if isinstance(source, str) else source for source in sources]
     kernel = {"name": "python3", "language": "python", "display_name": "p"}
     nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / f"{stem}.ipynb")
     return folder
@@ -71,7 +83,8 @@ def rows(out, name):
 def made(tmp_path_factory):
     """Two good runs of one notebook, and one that fails, two side by side."""
     root = tmp_path_factory.mktemp("checkout")
-    notebook(root / "notebooks", "01_good", TABLE, FIGURE, title="<script>alert(1)</script> & `code`")
+    sources = [TABLE, new_markdown_cell("## What is red?"), FIGURE, new_markdown_cell(READ)]
+    notebook(root / "notebooks", "01_good", *sources, title="<script>alert(1)</script> & `code`")
     noise = "import sys\nprint('noise', file=sys.stderr)\nx = 1"
     notebook(root / "notebooks", "02_bad", noise, "# divide\nx / 0", TABLE)
     with pytest.MonkeyPatch.context() as patch:
@@ -114,11 +127,120 @@ def test_the_overview_escapes_every_string(made):
     page = (root / "reports" / "index.html").read_text(encoding="utf-8")
     assert "<script" not in page and "<i>" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; code (a)" in page
-    assert "<p>Does a small run, vs. none, work?</p>" in page
+    assert '<p class="dim">Does a small run, vs. none, work?</p>' in page
     assert '<a href="01_good-a/table.csv">table.csv</a>' in page
-    assert '<a href="01_good-a/a%20%22figure%22.png"><img src="data:image/png;base64,' in page
+    assert '<a href="01_good-a/a%20%22figure%22.png">' in page
     assert "ZeroDivisionError" in page and "label = &#34;b/&lt;i&gt;&#34;" in page
-    assert set(re.findall(r'(?:src|href)="(https?:|//)', page)) == set()
+
+
+def addresses(page):
+    """What a page fetches, and where it leads."""
+    return re.findall(r'(?:\bsrc="|url\()(.*?)[")]', page), re.findall(r'\bhref="(.*?)"', page)
+
+
+def stray(folder):
+    """What the pages of a folder fetch from elsewhere, and the relative addresses in them that lead nowhere."""
+    found = []
+    for file in folder.glob("*.html"):
+        text = file.read_text(encoding="utf-8")
+        fetched, links = addresses(text)
+        found += re.findall("<script|<link|@import", text) + [a for a in fetched if "//" in a]
+        for address in [a for a in fetched + links if "//" not in a]:
+            path, _, section = address.partition("#")
+            target = folder / unquote(path or file.name)
+            there = target.is_file() and (not section or f'id="{section}"' in target.read_text(encoding="utf-8"))
+            found += [] if there else [(file.name, address)]
+    return found
+
+
+def test_pages_fetch_nothing_and_their_relative_links_lead_to_files(made):
+    root, _ = made
+    assert stray(root / "reports") == []
+    good = (root / "reports" / "01_good-b-i--5.html").read_text(encoding="utf-8")
+    _, links = addresses(good)
+    assert "https://github.com/nibkit/nibkit/blob/main/data/u.md" in links and ">Open in Colab</a>" in good
+    # of the same data set where there is one; of a run with another name, what there is
+    assert "02_bad.html#a-title" in links and "01_good-b-i--5.html" in links
+
+
+def test_a_page_has_contents_neighbours_folded_imports_alts_and_formulas(made):
+    root, _ = made
+    page = (root / "reports" / "01_good-b-i--5.html").read_text(encoding="utf-8")
+    assert page.count('<a href="#what-is-red">What is red?</a>') == 2 and '<h2 id="what-is-red">' in page
+    assert 'href="01_good-a.html" rel="prev"' in page and 'href="02_bad.html" rel="next"' in page
+    assert page.count('href="index.html">All reports</a>') == 3
+    assert re.search(r"<details><summary>Imports</summary><div class=.*?pathlib", page)
+    assert 'src="01_good-b-i--5/figures/1.png" alt="Figure in: What is red?"' in page
+    assert "<mfrac>" in page and "frac{" not in page
+    picture = Image.open(root / "reports" / "01_good-b-i--5" / "figures" / "1.png")
+    assert picture.size == (640, 480) and picture.getpixel((0, 0))[:3] == (255, 0, 0)
+
+
+def test_the_overview_shows_answer_and_one_figure_with_its_caption(made, monkeypatch):
+    root, _ = made
+    monkeypatch.setattr(index, "CHOSEN", {"01_good": "red.png"})
+    page = index.write(root / "reports", only=()).read_text(encoding="utf-8")
+    entry = page[page.index('id="01_good-a"') : page.index('id="01_good-b-i--5"')]
+    assert '<p>It does, see <a href="02_bad.html#a-title">02</a> and <math' in entry
+    assert entry.count("<img") == 1 and 'src="01_good-a/red.png"' in entry
+    assert '<p>Red is the figure that is drawn: see <a href="01_good-a.html">the other</a>.</p>' in entry
+
+
+def test_a_site_has_the_committed_notebooks_for_what_was_not_run_here(made, tmp_path, monkeypatch):
+    root, _ = made
+    shutil.copytree(root, tmp_path / "clone", ignore=shutil.ignore_patterns(".state", "0*_*-*.ipynb"))
+    monkeypatch.setattr(parameters, "RUNS", {"01_good": [{"label": "x"}, {"label": "a"}]})
+    (tmp_path / "clone" / "reports" / "01_good-x").mkdir()
+    page = site(tmp_path / "clone", tmp_path / "site").read_text(encoding="utf-8")
+    pages = sorted(file.name for file in (tmp_path / "site").glob("*.html"))
+    assert pages == ["01_good-x.html", "02_bad.html", "index.html"] and stray(tmp_path / "site") == []
+    assert "3 runs, 3 ok" in page and '<a href="01_good-a/table.csv">' in page  # what was not made has no page
+    assert list(site(root, tmp_path / "local").parent.glob("01_good-b*.html"))  # what was made here is shown
+
+
+def test_the_figures_that_the_overview_shows_are_saved_by_their_notebooks():
+    for stem, name in index.CHOSEN.items():
+        nb = nbformat.read(paths.PACKAGE.parent / "notebooks" / f"{stem}.ipynb", as_version=4)
+        assert any(f'"{name}"' in cell.source for cell in nb.cells if cell.cell_type == "code"), (stem, name)
+
+
+def test_the_formulas_of_the_notebooks_become_mathml_and_no_tags_stand_in_them():
+    for file in sorted((paths.PACKAGE.parent / "notebooks").glob("*.ipynb")):
+        text = "\n\n".join(c.source for c in nbformat.read(file, 4).cells if c.cell_type == "markdown")
+        shown = page.Markdown().html(text)
+        for formula in re.findall(r"<math.*?</math>", shown, re.DOTALL):
+            assert not re.search(r"\\|>&<", formula), (file.name, formula)
+        assert not re.search(r"<code>[^<]*\\[a-z]{2,}[^<]*\{", shown), file.name  # what was not read stays as it was
+        assert not re.search("&lt;/?[a-z]+&gt;", re.sub("<code>.*?</code>", "", shown)), file.name  # nor is a tag one
+
+
+def test_what_is_not_read_as_a_formula_stays_as_it_was_written():
+    assert page.mathml(r"a < \frac{b}{") == r"<code>a &lt; \frac{b}{</code>"
+    assert page.mathml(r"\begin{aligned} a &= b \end{aligned}", "block").count("<mtd") == 2
+
+
+def test_verdicts_are_read_from_the_tables_of_the_reports():
+    reports = paths.PACKAGE.parent / "reports"
+    runs = [{"name": folder.name, "status": "ok", "url": "x"} for folder in sorted(reports.glob("[0-9]*"))]
+    items = {item["name"]: item["verdicts"] for item in verdicts.items(reports, runs)}
+    unread = [name for name, found in items.items() if not found or "see the report" in str(found)]
+    assert unread in ([], ["Table 2, FPS"])  # a clock's readings are not committed
+    assert items["Table 8"] == [{"run": "07", "url": "x", "verdict": "the counts of 8 of 8 methods come back exactly"}]
+    assert [said["run"] for said in items["Table 2"]] == ["scenes-captions", "scenes-objects"]
+
+
+def test_a_verdict_follows_its_table(tmp_path):
+    rows = ["claim,verdict", '"Theorem 1, a",holds', '"Theorem 1, b",FAILS', "Theorem 2,holds"]
+    (tmp_path / "verdicts.csv").write_text("\n".join(rows))
+    assert verdicts.checks("^Theorem 1")(tmp_path) == "1 of 2 checks hold; not: Theorem 1, b"
+    assert verdicts.checks("^Theorem 2")(tmp_path) == "1 of 1 checks hold"
+    (tmp_path / "trend.csv").write_text("metric,verdict\na,with\nb,against\nc,open\n")
+    assert verdicts.curve(tmp_path) == "beyond chance, 1 of 3 metrics move with the paper's, 1 against it"
+    (tmp_path / "cosines.csv").write_text(",p,q\np,0.1,0.2\nq,0.1,0.2\n")
+    assert verdicts.retrieved(tmp_path) == "1 of 2 captions find their own picture first"
+    run = {"name": "00_index", "status": "ok", "url": "x"}
+    said = {item["name"]: item["verdicts"] for item in verdicts.items(tmp_path, [run]) if item["verdicts"]}
+    assert said == {"Text": [{"run": "00", "url": "x", "verdict": "see the report"}]}
 
 
 def test_a_finished_run_is_repeated_only_when_something_changed(tmp_path):
@@ -406,12 +528,6 @@ def test_without_papermill_the_commands_say_what_to_install(command, monkeypatch
     assert capsys.readouterr().err.endswith(f"papermill is missing: {paths.install('reports')}\n")
 
 
-def test_thumbnails_are_small_pictures(tmp_path):
-    Image.new("RGB", (2000, 1000)).save(tmp_path / "a.png")
-    uri = index.thumbnail(tmp_path / "a.png")
-    assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (600, 300)
-
-
 def test_the_index_comes_last_and_after_any_other(tmp_path):
     """00 lists what the other runs left, so it is made after them, and again when one of them is."""
     folder = tmp_path / "notebooks"
@@ -431,7 +547,7 @@ def test_the_index_comes_last_and_after_any_other(tmp_path):
     assert [r["status"] for r in records] == ["ok", "ok"] and records[0]["started"] >= records[1]["started"]
     assert "01_table" in nbformat.read(out / "00_index/00_index.ipynb", 4).cells[-1].outputs[0].text
     first = records[0]["started"]
-    (out / "01_table.html").unlink()
+    (out / "01_table" / "01_table.ipynb").unlink()
     assert run_reports(folder, out)[0]["started"] > first
 
 
@@ -558,9 +674,7 @@ def test_a_subject_is_loaded_before_anything_runs(checkpoint, sets, tmp_path, ca
 
 
 def test_the_overview_survives_files_that_are_being_written(tmp_path):
-    """Another notebook may be in the middle of a picture: what runs is not opened, and a broken picture ends
-    nothing.
-    """
+    """Another notebook may be in the middle of a picture: of what runs, no file is named."""
     picture = io.BytesIO()
     Image.new("RGB", (200, 100)).save(picture, "PNG")
     state = {"title": "T", "question": "", "parameters": {}, "about": "", "started": "2025-01-01T00:00:00+00:00"}
@@ -569,6 +683,6 @@ def test_the_overview_survives_files_that_are_being_written(tmp_path):
         (tmp_path / name / "whole.png").write_bytes(picture.getvalue())
         (tmp_path / name / "half.png").write_bytes(picture.getvalue()[:40])
         paths.save(tmp_path / ".state" / f"{name}.json", json.dumps(state | {"name": name, "status": status}))
-    page = index.write_index(tmp_path).read_text(encoding="utf-8")
-    assert 'alt="whole.png"' in page and 'alt="half.png"' not in page and "01_done/half.png" in page
+    page = index.write(tmp_path).read_text(encoding="utf-8")
+    assert "01_done/whole.png" in page
     assert "02_going" in page and "02_going/whole.png" not in page

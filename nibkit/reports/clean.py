@@ -1,4 +1,4 @@
-"""Notebooks without traces of one execution, what they say of themselves, and their pages."""
+"""Notebooks without traces of one execution, and what they say of themselves."""
 
 import copy
 import hashlib
@@ -68,13 +68,3 @@ def title_and_question(notebook: Path) -> tuple[str, str]:
     sentences = re.split(r"(?<=[!?:])\s+|(?<=\.)\s+(?=[A-Z])|\n\s*\n", rest)
     question = next((sentence for sentence in sentences if sentence.endswith("?")), "")
     return heading.group(1).strip() if heading else notebook.stem, " ".join(question.split())
-
-
-def export(nb: nbformat.NotebookNode, title: str) -> str:
-    """A notebook as an HTML page that needs no network."""
-    nb = copy.deepcopy(nb)
-    # a badge is fetched, text not
-    nb.cells[0].source = re.sub(r"\[!\[(.*?)\]\(http.*?\)\]", r"[\1]", nb.cells[0].source)
-    # require.js would only serve widgets, which are gone: an empty script in its place keeps the page off the network
-    exporter = nbconvert.HTMLExporter(template_name="lab", embed_images=True, require_js_url="data:text/javascript,")
-    return exporter.from_notebook_node(nb, resources={"metadata": {"name": title}})[0]

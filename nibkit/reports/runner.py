@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from ..checks import whole
 from ..paths import PACKAGE, SETTINGS, save
-from .clean import clean, export, failure, title_and_question
+from .clean import clean, failure, title_and_question
 from .hashes import code_and_data, fingerprint
-from .index import write_index
+from .index import executed, write
 from .parameters import Run, Subject, declared, numbered, plan, select
 from .tidy import tidy
 
@@ -72,19 +72,19 @@ def _put_aside(folder: Path, previous: dict, digest: str) -> Path:
     return earlier
 
 
-def _papermill(run: Run, given: dict, executed: Path, jobs: int, stop: Event | None) -> tuple[int, str]:
+def _papermill(run: Run, given: dict, notebook: Path, jobs: int, stop: Event | None) -> tuple[int, str]:
     """Exit code and stderr of the process that executes the notebook; it is ended soon after `stop` is set.
 
     A kernel that dies gets one more try, a cell that raises does not. One whose papermill is gone ends by itself.
     """
     cwd = run.notebook.parent
-    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(executed, cwd)]
+    command = [sys.executable, "-m", "papermill", run.notebook.name, os.path.relpath(notebook, cwd)]
     command += ["--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
     command += ["--parameters_yaml", yaml.safe_dump(given)]
     output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     output |= {"encoding": "utf-8", "errors": "replace", "cwd": cwd, "env": _environment(jobs)}
     for _ in range(2):
-        executed.unlink(missing_ok=True)
+        notebook.unlink(missing_ok=True)
         with subprocess.Popen(command, **output) as child:
             said = None
             while said is None:
@@ -92,10 +92,21 @@ def _papermill(run: Run, given: dict, executed: Path, jobs: int, stop: Event | N
                     said = child.communicate(timeout=0.2)[1]
                 if stop and stop.is_set():
                     child.kill()
-                    return child.wait(), "interrupted"
+                    child.wait()
+                    notebook.unlink(missing_ok=True)  # half of it may be written
+                    return child.returncode, "interrupted"
         if not re.search("Kernel died|Kernel didn't respond", said):
             break
     return child.returncode, said
+
+
+def described(run: Run) -> dict:
+    """What a record says of a run before it has run: name, title, question, parameters, about."""
+    title, question = title_and_question(run.notebook)
+    if which := run.name[len(run.notebook.stem) + 1 :]:
+        title += f" ({which})"
+    given = {name: value for name, value in run.settings.items() if name != "out"}
+    return {"name": run.name, "title": title, "question": question, "parameters": given, "about": run.about}
 
 
 def execute(run: Run, out: Path, digest: str, jobs: int = 1, stop: Event | None = None) -> dict:
@@ -111,25 +122,19 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1, stop: Event | None 
             "as on a shared file system"
         )
     earlier = _put_aside(folder, _record(out, run.name), digest)
-    title, question = title_and_question(run.notebook)
-    if which := run.name[len(run.notebook.stem) + 1 :]:
-        title += f" ({which})"
-    record = {"name": run.name, "title": title, "question": question, "hash": digest, "status": "running"}
-    record["parameters"] = {name: value for name, value in run.settings.items() if name != "out"}
-    record["about"] = run.about
+    record = described(run) | {"hash": digest, "status": "running"}
     record["started"] = datetime.now().astimezone().isoformat(timespec="seconds")
     save(_state(out, run.name), json.dumps(record, indent=1))
 
-    executed = folder / f"{run.name}.ipynb"
+    notebook = executed(out, run.name)
     given = dict(run.parameters)
     if "out" in run.settings:
         given["out"] = Path(os.path.relpath(folder, cwd)).as_posix()
     start = time.monotonic()
-    code, said = _papermill(run, given, executed, jobs, stop)
+    code, said = _papermill(run, given, notebook, jobs, stop)
     record["seconds"] = round(time.monotonic() - start, 1)
     record["status"] = "interrupted" if stop and stop.is_set() else "failed" if code else "ok"
-    done = record["status"] != "interrupted" and executed.exists()
-    nb = nbformat.read(executed, as_version=4) if done else None
+    nb = nbformat.read(notebook, as_version=4) if notebook.exists() else None
     if code:
         last = (said.strip().splitlines() or [f"papermill ended with code {code}"])[-1]
         record["error"] = (nb and failure(nb)) or last
@@ -138,8 +143,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1, stop: Event | None 
         if run.about:
             label = f"> **Made with** {html.escape(run.about)}.\n>\n> {OTHERS}"
             nb.cells.insert(1, nbformat.v4.new_markdown_cell(label, id="about"))
-        nbformat.write(nb, executed)
-        save(out / f"{run.name}.html", export(nb, title))
+        nbformat.write(nb, notebook)
     if record["status"] == "ok":
         tidy(folder, earlier)
         shutil.rmtree(earlier, ignore_errors=True)
@@ -179,7 +183,7 @@ def run_reports(
     records, todo = {}, []
     for run in runs:
         digest, known = fingerprint(run, shared), _record(out, run.name)
-        fresh = known.get("hash") == digest and known["status"] == "ok" and (out / f"{run.name}.html").exists()
+        fresh = known.get("hash") == digest and known["status"] == "ok" and executed(out, run.name).exists()
         if fresh and not force:
             records[run.name] = known
             tqdm.write(f"up to date  {run.name}")
@@ -193,8 +197,10 @@ def run_reports(
     try:
         for record in _executed(pool, stages, out, jobs):
             records[record["name"]] = record
-    finally:
-        write_index(out)
+    except KeyboardInterrupt:
+        write(out, only=())  # the overview alone
+        raise
+    write(out)
     return [records[run.name] for run in runs]
 
 
@@ -221,7 +227,7 @@ def _executed(pool: Executor, stages: list[list[tuple]], out: Path, jobs: int) -
                         started.discard(record["name"])
                         spent = tqdm.format_interval(record["seconds"])
                         tqdm.write(f"{record['status']:<10}  {record['name']}  {spent}")
-                        write_index(out)
+                        write(out, only=(record["name"],))
                         bar.update()
                     bar.set_postfix_str(", ".join(sorted(started)[:jobs]))  # also moves the clock
     finally:
