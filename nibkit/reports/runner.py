@@ -92,7 +92,9 @@ def _papermill(run: Run, given: dict, executed: Path, jobs: int, stop: Event | N
                     said = child.communicate(timeout=0.2)[1]
                 if stop and stop.is_set():
                     child.kill()
-                    return child.wait(), "interrupted"
+                    child.wait()
+                    executed.unlink(missing_ok=True)  # half of it may be written
+                    return child.returncode, "interrupted"
         if not re.search("Kernel died|Kernel didn't respond", said):
             break
     return child.returncode, said
@@ -128,8 +130,7 @@ def execute(run: Run, out: Path, digest: str, jobs: int = 1, stop: Event | None 
     code, said = _papermill(run, given, executed, jobs, stop)
     record["seconds"] = round(time.monotonic() - start, 1)
     record["status"] = "interrupted" if stop and stop.is_set() else "failed" if code else "ok"
-    done = record["status"] != "interrupted" and executed.exists()
-    nb = nbformat.read(executed, as_version=4) if done else None
+    nb = nbformat.read(executed, as_version=4) if executed.exists() else None
     if code:
         last = (said.strip().splitlines() or [f"papermill ended with code {code}"])[-1]
         record["error"] = (nb and failure(nb)) or last
