@@ -16,6 +16,7 @@ from .hashes import tree
 CHOSEN = {  # the one figure of a notebook that the overview shows; of any other, the first
     "01_theory_check": "theorem3_boundary_layer.png",
     "02_single_example": "maps.png",
+    "03_benchmark": "summary.png",
     "04_num_steps": "num_steps.png",
     "07_efficiency": "cost_quality.times.png",
     "09_beyond_the_paper": "sanity.png",
