@@ -29,7 +29,7 @@ MEANINGS = {  # of the facts
     "F(0)": "the same with the bottleneck closed",
     "F(0+)": "the same just before it is closed",
     "F(0+) − F(0)": "the change at the very end of closing",
-    "completeness gap": "from the scores’ sum to that change",
+    "completeness gap": "how far the scores’ sum is off",
 }
 
 
@@ -191,7 +191,7 @@ def page(result: Result, look: Look) -> Figure:
         ax = fig.add_axes((0.03 / width, (below - 0.65 * (k + 1)) / height, 0.98 * share, 0.6 / height))
         plots.text(ax, line, limit)
     for k, row in enumerate(reversed(told)):
-        for x, cell in zip((0.03, 1.9, 4.6), row):
+        for x, cell in zip((0.03, 1.9, 4.75), row):
             grey = "0.4" if x < 1 or row is told[0] else "0"
             fig.text(x / width, (0.2 * k + 0.1) / height, cell, fontsize=9, color=grey)
     return fig

@@ -45,9 +45,10 @@ STYLE = f"""<style onload="{NAMES}">
 </style>"""
 
 HELP = """<details class="nibkit-help"><summary>What the controls do</summary><dl>
-<dt>Picture and text</dt><dd>What the model compares. “a scene to edit” lets you put animals in and take them away.</dd>
+<dt>Picture and text</dt><dd>What the model compares; a text is read when you press Enter. “a scene to edit” lets you put animals in and take them away.</dd>
 <dt>Method</dt><dd>nib is the paper’s; the others are its baselines, newer ones, and controls.</dd>
-<dt>Rule</dt><dd>How nib’s integral is computed: riemann is the published sum.</dd>
+<dt>Rule</dt><dd>How nib’s integral is computed. riemann: the published sum. gauss: as many terms, at better places.
+exact: to 1 %; carry and norm are its two parts.</dd>
 <dt>Layer</dt><dd>The blocks of the model that come before the bottleneck; the paper’s is 9.</dd>
 <dt>Steps</dt><dd>Terms of the sum. More take longer.</dd>
 <dt>Scores</dt><dd>signed: what speaks for the text and what against it. heat: from the lowest score, dark, to the
