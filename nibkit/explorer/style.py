@@ -45,7 +45,8 @@ STYLE = f"""<style onload="{NAMES}">
 </style>"""
 
 HELP = """<details class="nibkit-help"><summary>What the controls do</summary><dl>
-<dt>Picture and text</dt><dd>What the model compares; a text is read when you press Enter. “a scene to edit” lets you put animals in and take them away.</dd>
+<dt>Picture and text</dt><dd>What the model compares; a text is read when you press Enter. “a scene to edit” lets
+you put animals in and take them away.</dd>
 <dt>Method</dt><dd>nib is the paper’s; the others are its baselines, newer ones, and controls.</dd>
 <dt>Rule</dt><dd>How nib’s integral is computed. riemann: the published sum. gauss: as many terms, at better places.
 exact: to 1 %; carry and norm are its two parts.</dd>
