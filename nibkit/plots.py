@@ -16,7 +16,7 @@ import seaborn as sns
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap, Normalize
 
 from .methods import METHODS
 
@@ -89,31 +89,58 @@ def overlay(
     limit: float | None = None,
     title: str = "",
     unit: str = "cosine / patch",
+    strength: float = 0.6,
 ) -> Axes:
     """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
 
     limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should
     share one.
+    strength: opacity of the scores, in [0, 1].
     """
     limit = float(limit or np.abs(scores).max() or 1e-9)
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
-    drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=0.6)
-    colour_bar(ax, drawn, unit)
+    drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
+    _colour_bar(ax, drawn, unit)
     ax.set_title(title, parse_math=False)
     ax.set_axis_off()
     return ax
 
 
-def colour_bar(ax: Axes, drawn: ScalarMappable, label: str) -> None:
-    """A colour bar beside the Axes, in small print."""
+def _colour_bar(ax: Axes, drawn: ScalarMappable, label: str):
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(label, fontsize=7)
+    return bar
 
 
-def heat(ax: Axes, image: np.ndarray, heatmap: np.ndarray, title: str = "") -> Axes:
-    """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep."""
-    return picture(ax, image * heatmap[..., None], title)
+def heat(
+    ax: Axes,
+    image: np.ndarray,
+    heatmap: np.ndarray,
+    title: str = "",
+    ends: Sequence[str] = (),
+    unit: str = "",
+    strength: float = 1.0,
+) -> Axes:
+    """A [0, 1] heat map (H, W) as brightness of the picture: what the confidence metrics keep.
+
+    ends, unit: the raw scores that 0 and 1 stand for, beside a colour bar where given. strength: how dark 0 is, in [0,
+    1].
+    """
+    if ends:
+        bar = _colour_bar(
+            ax, ScalarMappable(Normalize(0, 1), ListedColormap(np.linspace([1 - strength] * 3, [1] * 3))), unit
+        )
+        bar.set_ticks([0, 1], labels=ends)
+    return picture(ax, image * (1 - strength + strength * heatmap[..., None]), title)
+
+
+@functools.cache
+def _fonts() -> dict[str, frozenset]:
+    """Those of FONTS that this machine has, best first: name -> the letters it has."""
+    files = {font.name: font.fname for font in reversed(font_manager.fontManager.ttflist)}
+    known = [name for name in FONTS if name in files]
+    return {name: frozenset(font_manager.get_font(files[name]).get_charmap()) for name in known}
 
 
 def number(value: float, spec: str) -> str:
@@ -123,14 +150,6 @@ def number(value: float, spec: str) -> str:
     ('−0.250', '+0.250')
     """
     return format(value, spec).replace("-", "−")
-
-
-@functools.cache
-def _fonts() -> dict[str, frozenset]:
-    """Those of FONTS that this machine has, best first: name -> the letters it has."""
-    files = {font.name: font.fname for font in reversed(font_manager.fontManager.ttflist)}
-    known = [name for name in FONTS if name in files]
-    return {name: frozenset(font_manager.get_font(files[name]).get_charmap()) for name in known}
 
 
 def spelt(word: str) -> str:

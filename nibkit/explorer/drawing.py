@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, Normalize, to_hex
+from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -181,9 +180,12 @@ def page(result: Result, look: Look) -> Figure:
         for x, wide in ((0.03, 1), (side + 0.15, 1.07))
     )
     plots.picture(left, result.picture)
-    plots.picture(right, look.paint(result))
-    drawn = ScalarMappable(Normalize(*look.ends(result.scores)), ListedColormap(look.bar()))
-    plots.colour_bar(right, drawn, result.unit(result.of))
+    how = {"unit": result.unit(result.of), "strength": look.strength}
+    if look.signed:
+        plots.overlay(right, result.picture, result.scores, **how)
+    else:
+        ends = [number(end, "+.3g") for end in look.ends(result.scores)]
+        plots.heat(right, result.picture, result.attribution.heatmap()[0], ends=ends, **how)
     left.set_title(SEEN, fontsize=9, color="0.4")
     right.set_title(f"{result.method}, raw scores {result.range}", fontsize=9, color="0.4")
     for k, line in enumerate(lines):
