@@ -128,5 +128,7 @@ def test_a_slider_and_a_text_change_the_picture(lab, browser):
     assert {"Layer", "Text", "Method", "object 1", "object 1 across"} <= set(names) and all(names) and all(pictures)
     assert len(pictures) == live == 2
     for width in (1500, 420):  # a note moves nothing, and nothing is cut off
-        browser.set_window_size(width, 1300)
+        size = {"width": width, "height": 1300, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)  # a window itself is never that narrow
+        wait.until(lambda b: b.execute_script("return innerWidth") == width and panel.size["width"] < width)
         assert browser.execute_script(NOTED, panel) == [0, 0]
