@@ -176,6 +176,15 @@ def _fonts() -> dict[str, frozenset]:
     return {name: frozenset(font_manager.get_font(files[name]).get_charmap()) for name in known}
 
 
+def number(value: float, spec: str) -> str:
+    """The number as that format writes it, with a minus sign as on axes and in formulas.
+
+    >>> number(-0.25, "+.3f"), number(0.25, "+.3f")
+    ('−0.250', '+0.250')
+    """
+    return format(value, spec).replace("-", "−")
+
+
 def spelt(word: str) -> str:
     """The word as it can be drawn here: a letter that no font has becomes its number, which says what is missing.
 
@@ -198,7 +207,7 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
         centred = {"ha": "center", "va": "center"}
         place = (left + right) / 2 - (right - left) * 0.03, 0.6
         ax.text(*place, spelt(word), color=ink, fontsize=12, parse_math=False, **centred)
-        ax.text((left + right) / 2, 0.27, f"{score:+.3f}", fontsize=8, color="0.3", **centred)
+        ax.text((left + right) / 2, 0.27, number(score, "+.3f"), fontsize=8, color="0.3", **centred)
     ax.set(xlim=(0, 1), ylim=(0, 1))
     ax.set_title(title, parse_math=False)
     ax.set_axis_off()

@@ -1,6 +1,5 @@
 """A real browser in a real JupyterLab: notebook 02 runs, and its panel answers to a slider and a text."""
 
-import base64
 import json
 import os
 import shutil
@@ -25,10 +24,15 @@ By = pytest.importorskip("selenium.webdriver.common.by").By
 WebDriverWait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait
 ActionChains, Keys = webdriver.ActionChains, webdriver.Keys
 
-BYTES = """const done = arguments[1];
-fetch(arguments[0].src).then(r => r.arrayBuffer())
-.then(b => done(btoa(String.fromCharCode(...new Uint8Array(b).slice(0, 60000)))))
-.catch(e => done(null));"""
+# What a screen reader has of the panel: names of what can be set, texts of pictures, parts that are read out.
+HEARD = """const all = query => [...arguments[0].querySelectorAll(query)];
+return [all('[role=slider], select, input').map(e => e.ariaLabel || e.labels?.[0]?.textContent),
+all('img').map(e => e.alt), all('[aria-live=polite]').length]"""
+NOTED = """const panel = arguments[0], before = panel.offsetHeight;
+panel.querySelector(".nibkit-message > div").innerHTML = `<div class="nibkit-note">${'a note '.repeat(40)}</div>`;
+return [panel.offsetHeight - before, panel.scrollWidth - panel.clientWidth]"""
+
+NOTE = By.CLASS_NAME, "nibkit-note"
 
 
 @pytest.fixture
@@ -94,29 +98,37 @@ def test_a_slider_and_a_text_change_the_picture(lab, browser):
     wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".jp-Notebook").click() or True)
     wait.until(lambda b: b.execute_script(ready) == "idle")
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    image = wait.until(lambda b: b.find_element(By.CSS_SELECTOR, ".jp-OutputArea img.widget-image"))
+    panel = wait.until(lambda b: b.find_element(By.CLASS_NAME, "nibkit-panel"))
 
-    def picture(b):
-        return b.execute_async_script(BYTES, image)
+    def answered(before=None):
+        """The map, of an answer that is complete."""
+        *_, image = panel.find_elements(By.CSS_SELECTOR, ".nibkit-pictures img")
+        complete = not (panel.find_elements(By.CLASS_NAME, "nibkit-busy") or panel.find_elements(*NOTE))
+        return image.get_attribute("src") not in (None, before) and complete and image.get_attribute("src")
 
-    def answered(before):
-        return wait.until(lambda b: (now := picture(b)) not in (None, before) and now)
-
-    shown = [wait.until(picture)]
-    assert base64.b64decode(shown[0]).startswith(b"\x89PNG")
+    shown = [wait.until(lambda b: answered())]
+    assert shown[0].startswith("data:image/png;base64,")
     wait.until(lambda b: b.execute_script(ready) == "idle")
-    panel = image.find_element(By.XPATH, "ancestor::*[contains(@class, 'widget-hbox')][last()]")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", panel)
     slider = next(s for s in panel.find_elements(By.CLASS_NAME, "widget-slider") if s.text.startswith("Layer"))
     handle = slider.find_element(By.CSS_SELECTOR, ".noUi-handle")
     ActionChains(browser).click(handle).send_keys(Keys.ARROW_LEFT).perform()
-    shown.append(answered(shown[-1]))
+    shown.append(wait.until(lambda b: answered(shown[-1])))
     text = panel.find_element(By.CSS_SELECTOR, ".widget-text input")
     text.send_keys(Keys.CONTROL, "a")
     text.send_keys("a dog", Keys.ENTER)
-    shown.append(answered(shown[-1]))
+    shown.append(wait.until(lambda b: answered(shown[-1])))
     assert len(set(shown)) == 3
     wait.until(lambda b: "dog" in panel.text and "cat" not in panel.find_element(By.CLASS_NAME, "nibkit-words").text)
     kept = ROOT / "runs" / "browser" / "explorer.png"
     kept.parent.mkdir(parents=True, exist_ok=True)
     assert panel.screenshot(str(kept))
+
+    names, pictures, live = browser.execute_script(HEARD, panel)
+    assert {"Layer", "Text", "Method", "object 1", "object 1 across"} <= set(names) and all(names) and all(pictures)
+    assert len(pictures) == live == 2
+    for width in (1500, 420):  # a note moves nothing, and nothing is cut off
+        size = {"width": width, "height": 1300, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)  # a window itself is never that narrow
+        wait.until(lambda b: b.execute_script("return innerWidth") == width and panel.size["width"] < width)
+        assert browser.execute_script(NOTED, panel) == [0, 0]

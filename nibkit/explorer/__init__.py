@@ -10,8 +10,6 @@ import functools
 import gc
 import html
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import ipywidgets as widgets
@@ -23,12 +21,13 @@ from torch import Tensor
 from .. import data
 from ..attribution import words
 from ..checks import ERRORS
-from ..data import pictures
+from ..data.pictures import read
 from ..methods import METHODS
 from ..methods.nib import FIXED, RULES
 from ..models.sharing import Memo, shared
 from ..scenes import world
-from .drawing import STYLE, Look, Result, draw, facts, page, png, spoken, table
+from .drawing import Look, Result, facts, page, pictures, spoken, table
+from .style import HELP, STYLE
 
 FEWER = {"rise": {"masks": 500, "text_masks": 100}, "agi": {"k": 2}}  # 6,000 pictures are too many to wait for
 GIVEN, DRAWN = "the given picture", "a scene to edit"
@@ -40,14 +39,25 @@ PATIENCE = 1.0  # seconds: what would take longer is sketched first, in fewer st
 KNOWN = 2000  # states and the like that are kept of one picture and its texts
 
 
-def _slot(placed: world.Placed, present: bool) -> widgets.HBox:
-    look = {"step": 2, "readout": False, "continuous_update": False, "layout": CELL}
-    ranges = (placed.x, 0, world.SIZE), (placed.y, 0, world.SIZE), (placed.size, 40, 180)
-    sliders = [widgets.FloatSlider(value=value, min=low, max=high, **look) for value, low, high in ranges]
+def _slot(k: int, placed: world.Placed, present: bool) -> widgets.HBox:
+    """A row of the editor; its controls have names for screen readers, and for the eye the table's heads."""
+    look = {"layout": CELL, "style": {"description_width": "0"}}
     name = widgets.Dropdown(
-        options=[NOTHING, *world.OBJECTS], value=placed.name if present else NOTHING, layout=CELL
+        options=[NOTHING, *world.OBJECTS], value=placed.name if present else NOTHING, description=f"object {k}", **look
     )
-    return widgets.HBox([name, *sliders])
+    look |= {"step": 2, "readout": False, "continuous_update": False}
+    ranges = {"across": (placed.x, 0, world.SIZE), "down": (placed.y, 0, world.SIZE), "size": (placed.size, 40, 180)}
+    sliders = [
+        widgets.FloatSlider(value=value, min=low, max=high, description=f"object {k} {of}", **look)
+        for of, (value, low, high) in ranges.items()
+    ]
+    return widgets.HBox([name, *sliders]).add_class("nibkit-slot")
+
+
+def sentence(error: Exception) -> str:
+    """The first line of what went wrong, behind the error's name unless nibkit wrote it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if isinstance(error, ERRORS) else f"{type(error).__name__}: {lines[0]}"
 
 
 class Explorer(widgets.HBox):
@@ -62,11 +72,13 @@ class Explorer(widgets.HBox):
         shown = {GIVEN: image} | {f"{p.id}: {p.text}": p.image for p in examples}
         self.pixels = {label: clip.preprocess(one) for label, one in shown.items()}
         self._make_controls(text)
-        self.map = widgets.Image(format="png", layout={"width": "98%", "max_width": "800px"})
-        self.words, self.facts, self.message = (widgets.HTML() for _ in range(3))
-        left = widgets.VBox([*self.controls, self.editor], layout={"width": "340px", "flex": "0 0 340px"})
-        shown = [widgets.HTML(STYLE), self.message, self.map, self.words, self.facts]
-        right = widgets.VBox(shown, layout={"flex": "1 1 480px", "min_width": "320px", "overflow": "hidden"})
+        self.message, self.map, self.words, self.facts = (widgets.HTML() for _ in range(4))
+        for part, name in ((self.message, "message"), (self.message, "live"), (self.words, "live"), (self, "panel")):
+            part.add_class(f"nibkit-{name}")
+        self.answer = widgets.VBox([self.map, self.words, self.facts])
+        left = widgets.VBox([*self.controls, self.editor, widgets.HTML(HELP)], layout={"flex": "0 1 340px"})
+        style = widgets.HTML(STYLE, layout={"display": "none"})
+        right = widgets.VBox([style, self.message, self.answer], layout={"flex": "1 1 480px", "min_width": "0"})
         super().__init__([left, right], layout={"flex_flow": "row wrap", "grid_gap": "8px 28px"})
         self._quiet = False
         self._answered: set[tuple] = set()
@@ -94,7 +106,7 @@ class Explorer(widgets.HBox):
         self.rule = make(widgets.Dropdown, "Rule", options=RULES)
         self.layer, self.text_layer = (
             make(widgets.IntSlider, name, value=tower.default_layer, max=len(tower.blocks) - 1, **late)
-            for name, tower in (("Layer", self.clip.image), ("of text", self.clip.text))
+            for name, tower in (("Layer", self.clip.image), ("Text layer", self.clip.text))
         )
         self.steps = make(widgets.IntSlider, "Steps", value=10, min=1, max=50, **late)
         self.view = widgets.ToggleButtons(options=["signed", "heat"], style={"button_width": "84px"})
@@ -108,7 +120,7 @@ class Explorer(widgets.HBox):
 
         grounds = {said: name for name, said in world.GROUNDS.items()}
         self.ground = make(widgets.Dropdown, "Ground", options=grounds, value=world.CAT_AND_DOG.ground)
-        self.slots = [_slot(placed, placed in world.CAT_AND_DOG.objects) for placed in SLOTS]
+        self.slots = [_slot(k, placed, placed in world.CAT_AND_DOG.objects) for k, placed in enumerate(SLOTS, 1)]
         heads = [widgets.Label(name, layout=CELL) for name in ("object", "across", "down", "size")]
         self.editor = widgets.VBox([self.ground, widgets.HBox(heads), *self.slots], layout={"margin": "10px 0 0"})
 
@@ -163,7 +175,9 @@ class Explorer(widgets.HBox):
         names = list(dict.fromkeys(picture.names)) if isinstance(picture, world.Scene) else []
         without = [self._pixels(world.counterpart(picture, name)) for name in names]
         cosines = self.clip.similarity(torch.cat(without), ids * len(names)).tolist() if names else []
-        return Result(pixels, a, words(self.clip, ids[0], a.text[0]), cosine, dict(zip(names, cosines)))
+        of = "patch" if a.image.shape[1:] == self.clip.image.grid else "pixel"
+        told = words(self.clip, ids[0], a.text[0])
+        return Result(method, self.clip.picture(pixels[0]), of, a, told, cosine, dict(zip(names, cosines)))
 
     def _pixels(self, picture: str | world.Scene) -> Tensor:
         drawn = isinstance(picture, world.Scene)
@@ -182,65 +196,62 @@ class Explorer(widgets.HBox):
             for slider in sliders:
                 slider.disabled = name.value == NOTHING
         self.editor.layout.display = "" if self.picture.value == DRAWN else "none"
-        with self._reporting():
-            question = self._question()
-            if sketch := self._sketch(question):
-                self._show(self._result(*sketch))
-                self.map.remove_class("nibkit-busy")
-                few, steps = (dict(options)["steps"] for *_, options in (sketch, question))
-                said = f"A sketch in {few} of {steps} steps; the whole answer follows."
-                self.message.value = f'<div class="nibkit-note">{said}</div>'
-            result = self._result(*question)
-            self._show(result)
-            if "rule" in dict(question[-1]) and question not in self._answered:
-                info = result.attribution.info.iloc[0]
-                self._pace = info.seconds / (info.passes * self._blocks())
-            self._answered.add(question)
+        self.answer.add_class("nibkit-busy")  # pales after 0.4 s
+        said = ""
+        try:
+            self._answer(self._question())
+        except Exception as error:
+            said = sentence(error)
+        self.answer.remove_class("nibkit-busy")
+        self.answer.layout.visibility = "hidden" if said else "visible"  # an old map would not be the new question's
+        self._say("error", said)
+
+    def _answer(self, question: tuple) -> None:
+        *_, method, options = question
+        about = ", ".join(f"{name} {value}" for name, value in (dict(options) | FEWER.get(method, {})).items())
+        self._say("note", f"Computing {method}: {about}" if about else f"Computing {method}")
+        if sketch := self._sketch(question):
+            self._show(self._result(*sketch))
+            self.answer.remove_class("nibkit-busy")
+            few, steps = (dict(options)["steps"] for *_, options in (sketch, question))
+            self._say("note", f"A sketch in {few} of {steps} steps; the whole answer follows.")
+        result = self._result(*question)
+        self._show(result)
+        if "rule" in dict(options) and question not in self._answered:
+            info = result.attribution.info.iloc[0]
+            self._pace = info.seconds / (info.passes * self._blocks())
+        self._answered.add(question)
+
+    def _say(self, kind: str, said: str) -> None:
+        self.message.value = f'<div class="nibkit-{kind}">{html.escape(said)}</div>' if said else ""
 
     def _show(self, result: Result) -> None:
-        self.map.value = png(self._draw(result))
-        self.words.value = spoken(result.words, self._look().unit("word"))
+        self.map.value = pictures(result, self._look())
+        self.words.value = spoken(result)
         self.facts.value = table(facts(result))
-
-    @contextmanager
-    def _reporting(self) -> Iterator[None]:
-        """Errors become a sentence above an emptied answer: an old map beside a new question would mislead."""
-        said = ""
-        self.map.add_class("nibkit-busy")  # pales after 0.4 s
-        try:
-            yield
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            known = isinstance(error, ERRORS)
-            said = lines[0] if known else f"{type(error).__name__}: {lines[0]}"
-        self.map.remove_class("nibkit-busy")
-        self.message.value = f'<div class="nibkit-error">{html.escape(said)}</div>' if said else ""
-        for part in (self.map, self.words, self.facts):
-            part.layout.visibility = "hidden" if said else "visible"
 
     def _take_upload(self, change=None) -> None:
         files = self.upload.value
         files = files.items() if isinstance(files, dict) else [(f["name"], f) for f in files]  # ipywidgets 7, 8
-        with self._reporting():
-            for name, file in files:
-                names = itertools.chain([name], (f"{name} ({k})" for k in itertools.count(2)))
-                label = next(free for free in names if free not in self.picture.options)
-                self.pixels[label] = self.clip.preprocess(pictures.read(bytes(file["content"]), name))
-                self._quiet = True  # new options choose the first one for a moment
-                self.picture.options = [*self.picture.options, label]
-                self._quiet = False
-                self.picture.value = label
+        for name, file in files:
+            try:
+                pixels = self.clip.preprocess(read(bytes(file["content"]), name))
+            except Exception as error:
+                return self._say("error", sentence(error))  # the last answer still is to what the controls say
+            names = itertools.chain([name], (f"{name} ({k})" for k in itertools.count(2)))
+            label = next(free for free in names if free not in self.picture.options)
+            self.pixels[label] = pixels
+            self._quiet = True  # new options choose the first one for a moment
+            self.picture.options = [*self.picture.options, label]
+            self._quiet = False
+            self.picture.value = label
 
     def _look(self) -> Look:
-        return Look(self.method.value, self.view.value == "signed", self.strength.value)
-
-    def _draw(self, result: Result) -> Figure:
-        return draw(self.clip, result, self._look())
+        return Look(self.view.value == "signed", self.strength.value)
 
     def figure(self) -> Figure:
         """What the panel shows, as a figure for a report: picture, map, words, F(Z), F(0), gap and cost."""
-        result = self.result()
-        return page(self.clip, result, self._look(), facts(result))
+        return page(self.result(), self._look())
 
     def forget(self, states: bool = False) -> None:
         """Drop the answers that were kept, and the states of the pictures too."""
