@@ -55,11 +55,12 @@ GOLDEN = 0.618034  # steps of this part of the colour circle come near to no ear
 # NIB's quadrature rules: the published sum in NIB's colour, the others in some that no method has, since bands overlap
 RULES = {
     "riemann": {"color": colour("nib"), "ls": "-"},
-    "gauss": {"color": colour("nib"), "ls": ":"},
+    "gauss": {"color": "#c2185b", "ls": ":"},
     "carry": {"color": "#8a7f00", "ls": "-."},
     "exact": {"color": "#101010", "ls": "--"},
     "norm": {"color": colour("centre"), "ls": ":"},
 }
+PARTS = {"named": "#c0392b", "other": "#2c6fbb", "ground": "0.6"}  # of a picture: what the text names, and what not
 # Verdicts: for, open, against. Dark and light, so that they are told apart without colours too.
 VERDICTS = {1: ("▲", "#14664b"), 0: ("", "#ffffff"), -1: ("▼", "#f9c58d")}
 FOR, AGAINST = "holds yes passes PASS beats with", "contradicted no fails FAILS loses against"
@@ -96,19 +97,30 @@ def overlay(
     title: str = "",
     unit: str = "cosine / patch",
     strength: float = 0.6,
+    outline: np.ndarray | None = None,
 ) -> Axes:
-    """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
+    """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`; without one where it is "".
 
     limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should
     share one.
-    strength: opacity of the scores, in [0, 1].
+    strength: opacity of the scores, in [0, 1]. outline: a mask (H, W) whose edge is drawn.
     """
     limit = float(limit or np.abs(scores).max() or 1e-9)
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
     drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
-    _colour_bar(ax, drawn, unit)
+    if outline is not None:
+        for width, colour in ((3, "white"), (1.2, "black")):  # seen on dark and on light
+            ax.contour(outline.astype(float), [0.5], colors=colour, linewidths=width)
+    if unit:
+        _colour_bar(ax, drawn, unit)
     ax.set_title(title, parse_math=False)
     ax.set_axis_off()
+    return ax
+
+
+def legend(ax: Axes, **options) -> Axes:
+    """A legend on the right of the Axes, where it covers no data; options as matplotlib's."""
+    ax.legend(**{"fontsize": 8, "loc": "center left", "bbox_to_anchor": (1, 0.5)} | options)
     return ax
 
 

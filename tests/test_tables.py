@@ -139,6 +139,20 @@ def test_the_answer_of_00():
     assert committed("12_ground_truth", "negative.csv", index_col=0).verdict["nib"] == "open"
 
 
+def test_the_answer_of_02():
+    """The animal named is higher by every method; the other is below 0 under one of two captions, by the rules of NIB."""
+    table = committed("02_single_example", "negative_property.csv").pivot(
+        index=["method", "text"], columns="inside", values="score"
+    )
+    dog, cat = (table.xs(f"a {name}", level="text") for name in ("dog", "cat"))
+    assert (dog.dog > dog.cat).all() and (cat.cat > cat.dog).all()
+    published = dog.index.str.contains("10 steps")
+    assert (dog.cat[published] < 0).all() and (cat.dog[published] > 0).all()
+    exact = dog.index.str.contains("exact")
+    assert (dog.cat[exact] > 0).all() and (cat.dog[exact] < 0).all()
+    assert committed("02_single_example", "negative_property.csv").query("method == 'M2IB'").lowest_patch.min() > 0
+
+
 def test_the_answer_of_03():
     drops = [
         table.loc["nib", ["image_drop", "text_drop"]] for table in sets("03_benchmark", "summary.csv", index_col=0)
