@@ -140,7 +140,7 @@ def test_the_answer_of_00():
 
 
 def test_the_answer_of_02():
-    """The animal named is higher by every method; the other is below 0 under one of two captions, by the rules of NIB."""
+    """The animal named is higher by every method; the other is below 0 under one of two captions, by NIB's rules."""
     table = committed("02_single_example", "negative_property.csv").pivot(
         index=["method", "text"], columns="inside", values="score"
     )
