@@ -224,8 +224,8 @@ def grid(ax: Axes, marks, shown, says: Mapping[int, str]) -> Axes:
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
     ax.set(xlabel="", ylabel="")
-    signs = {mark: f"{VERDICTS[mark][0]} {meaning}".strip() for mark, meaning in says.items()}
-    keys = [Patch(fc=VERDICTS[mark][1], ec="0.6", label=label) for mark, label in signs.items()]
+    said = {mark: meaning if meaning[0] in "✓✗" else f"{VERDICTS[mark][0]} {meaning}" for mark, meaning in says.items()}
+    keys = [Patch(fc=VERDICTS[mark][1], ec="0.6", label=label.strip()) for mark, label in said.items()]
     ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(keys), frameon=False, fontsize=8)
     return ax
 
