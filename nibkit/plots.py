@@ -6,7 +6,7 @@ shown.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from colorsys import hls_to_rgb
 from contextlib import contextmanager
 
@@ -20,6 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from pandas.io.formats.style import Styler
 
 from .methods import METHODS
 
@@ -53,14 +55,19 @@ def colour(method: str) -> str | tuple[float, float, float]:
 
 
 GOLDEN = 0.618034  # steps of this part of the colour circle come near to no earlier one
-# NIB's quadrature rules in NIB's colour, the more broken the less they know; norm, which the sum lacks, in grey
+# NIB's quadrature rules: the published sum in NIB's colour, the others in some that no method has, since bands overlap
 RULES = {
-    "exact": {"color": colour("nib"), "ls": "-"},
-    "gauss": {"color": colour("nib"), "ls": "--"},
-    "riemann": {"color": colour("nib"), "ls": ":"},
-    "carry": {"color": colour("nib"), "ls": "-."},
-    "norm": {"color": colour("centre"), "ls": "-."},
+    "riemann": {"color": colour("nib"), "ls": "-"},
+    "gauss": {"color": "#c2185b", "ls": ":"},
+    "carry": {"color": "#8a7f00", "ls": "-."},
+    "exact": {"color": "#101010", "ls": "--"},
+    "norm": {"color": colour("centre"), "ls": ":"},
 }
+PARTS = {"named": "#c0392b", "other": "#2c6fbb", "ground": "0.6"}  # of a picture: what the text names, and what not
+# Verdicts: for, open, against. Dark and light, so that they are told apart without colours too.
+VERDICTS = {1: ("▲", "#14664b"), 0: ("", "#ffffff"), -1: ("▼", "#f9c58d")}
+FOR, AGAINST = "holds yes passes PASS beats with", "contradicted no fails FAILS loses against"
+WORTH = dict.fromkeys(FOR.split(), 1) | dict.fromkeys(AGAINST.split(), -1)  # any other verdict is open
 
 
 def theme() -> None:
@@ -123,19 +130,30 @@ def overlay(
     title: str = "",
     unit: str = "cosine / patch",
     strength: float = 0.6,
+    outline: np.ndarray | None = None,
 ) -> Axes:
-    """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`.
+    """Signed scores (H, W) over the picture's grey version, with a colour bar in `unit`; without one where it is "".
 
     limit: the score at the end of the colour bar; by default the largest magnitude, so that maps side by side should
     share one.
-    strength: opacity of the scores, in [0, 1].
+    strength: opacity of the scores, in [0, 1]. outline: a mask (H, W) whose edge is drawn.
     """
     limit = float(limit or np.abs(scores).max() or 1e-9)
     ax.imshow(image.mean(-1), cmap="gray", vmin=-0.3, vmax=1.3)
     drawn = ax.imshow(scores, cmap=SIGNED, vmin=-limit, vmax=limit, alpha=strength)
-    _colour_bar(ax, drawn, unit)
+    if outline is not None:
+        for width, colour in ((3, "white"), (1.2, "black")):  # seen on dark and on light
+            ax.contour(outline.astype(float), [0.5], colors=colour, linewidths=width)
+    if unit:
+        _colour_bar(ax, drawn, unit)
     ax.set_title(title, parse_math=False)
     ax.set_axis_off()
+    return ax
+
+
+def legend(ax: Axes, **options) -> Axes:
+    """A legend on the right of the Axes, where it covers no data; options as matplotlib's."""
+    ax.legend(**{"fontsize": 8, "loc": "center left", "bbox_to_anchor": (1, 0.5)} | options)
     return ax
 
 
@@ -216,9 +234,11 @@ def text(ax: Axes, words: Sequence[tuple[str, float]], limit: float | None = Non
 
 def style(label: str, method: str) -> dict[str, str]:
     """A line's colour and dashes: the method's own colour, dashed where the label is another, for a variant of it;
-    NIB's carry as in RULES."""
+    NIB's rules as in RULES."""
     variant = label.removeprefix(method).strip()
-    return {"color": colour(method), "ls": {"": "-", "carry": RULES["carry"]["ls"]}.get(variant, "--")}
+    if method == "nib" and variant in RULES:
+        return RULES[variant]
+    return {"color": colour(method), "ls": "--" if variant else "-"}
 
 
 def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
@@ -232,14 +252,37 @@ def line(ax: Axes, table, column: str, title: str = "", **style) -> Axes:
     return ax
 
 
-def grid(ax: Axes, marks, shown) -> Axes:
-    """A table as a grid of cells: what `shown` says on the colour of `marks`, pink (-1), white (0), green (1)."""
-    look = {"cmap": "PiYG", "vmin": -1.6, "vmax": 1.6, "cbar": False, "linewidths": 1, "annot_kws": {"size": 8}}
+def grid(ax: Axes, marks, shown, says: Mapping[int, str]) -> Axes:
+    """A table as a grid of cells: what `shown` says on the colour of `marks` (1, 0 or -1), and what each means below.
+
+    says: mark -> its meaning. A cell of a mark begins with that mark's sign, ▲ or ▼, unless it is a tick or a cross.
+    """
+    signs = marks.map(lambda mark: VERDICTS.get(mark, ("",))[0])
+    shown = shown.astype(str)
+    shown = shown.where(shown.apply(lambda cells: cells.str.contains("[✓✗]")), (signs + " " + shown)).map(str.strip)
+    look = {"cmap": ListedColormap([VERDICTS[mark][1] for mark in (-1, 0, 1)]), "vmin": -1, "vmax": 1, "cbar": False}
+    look |= {"linewidths": 1, "linecolor": "0.8", "annot_kws": {"size": 8}}
     sns.heatmap(marks.astype(float), annot=shown, fmt="", ax=ax, **look)
     ax.xaxis.tick_top()
     ax.tick_params(axis="x", rotation=0, length=0, labelsize=8)
     ax.set(xlabel="", ylabel="")
+    said = {mark: meaning if meaning[0] in "✓✗" else f"{VERDICTS[mark][0]} {meaning}" for mark, meaning in says.items()}
+    keys = [Patch(fc=VERDICTS[mark][1], ec="0.6", label=label.strip()) for mark, label in said.items()]
+    ax.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=len(keys), frameon=False, fontsize=8)
     return ax
+
+
+def verdicts(table, columns: Iterable[str]) -> Styler:
+    """A table (or its Styler) for the eye: verdicts in the colours and with the signs of `grid`, text on the left."""
+
+    def look(word: str) -> str:
+        mark = WORTH.get(word, 0)
+        ink = "#ffffff" if mark == 1 else "#000000"
+        return f"background-color: {VERDICTS[mark][1]}; color: {ink}; white-space: nowrap"
+
+    styled = getattr(table, "style", table).map(look, subset=list(columns))
+    styled.format(lambda word: f"{VERDICTS[WORTH.get(word, 0)][0]} {word}".strip(), subset=list(columns))
+    return styled.set_properties(**{"text-align": "left", "vertical-align": "top"})
 
 
 def dots(ax: Axes, table, column: str, title: str = "", shift: float = 0.0, **style) -> Axes:

@@ -33,3 +33,18 @@ def test_real_data_have_their_place_in_the_papers_tables():
     ]:
         assert set(paper.table("table2_benchmark", dataset).dataset) == {role}
         assert dataset in paper.PAPER_PAIRS
+
+
+def test_statements_that_the_papers_own_tables_contradict():
+    """Cells that agree, counted in the tables by hand."""
+    found = claims.statements()
+    assert list(found.agree) == [1, 0, 0, 0, 0, 1, 0, 0, 6, 2] and list(found.of) == [1, 1, 1, 1, 3, 3, 3, 6, 6, 2]
+    assert list(found.verdict == "holds") == list(found.agree == found.of)
+    said = found.set_index("statement").recomputed
+    assert "RISE 54; NIB 53.1" in said['"highest Image Confidence Increase of 53.1"']
+    assert said['"best ... at num_steps = 10": image drop'].endswith("conceptual captions 20, flickr8k 15, imagenet 10")
+    asked = claims.questions().set_index("statement")
+    m2ib = asked.loc["Does NIB keep its lead in image drop over M2IB at M2IB's best beta?"]
+    assert m2ib.verdict == "no" and m2ib.agree == 0
+    assert f"conceptual captions {100 * (0.9439 / 0.8738 - 1):+.1f} %" in m2ib.recomputed  # beta 0.01
+    assert asked.verdict["Is target_layer = 9 best for text drop?"] == "yes"

@@ -46,6 +46,12 @@ def test_hygiene(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_with_its_question_method_and_answer(path):
+    opening = nbformat.read(path, as_version=4).cells[0].source
+    assert re.findall(r"^\*\*(\w+)\.\*\* ", opening, re.MULTILINE) == ["Question", "Method", "Answer"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_differences_between_versions_are_those_of_the_content(path):
     notebook = nbformat.read(path, as_version=4)
     ids = [cell.id for cell in notebook.cells]

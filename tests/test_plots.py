@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from IPython.core.formatters import PNGFormatter
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from nibkit import plots
+from nibkit.methods import METHODS
 
 
 @pytest.fixture
@@ -52,12 +54,37 @@ def labels(ticks):
 def test_a_grid_colours_its_cells_by_marks_and_writes_what_is_shown(ax):
     marks = pd.DataFrame({"ap": [1, -1], "image\ndrop": [0, np.nan]}, ["nib", "rise"])
     shown = pd.DataFrame({"ap": ["+0.25", "-0.50"], "image\ndrop": ["+0.50", ""]}, ["nib", "rise"])
-    plots.grid(ax, marks, shown)
+    plots.grid(ax, marks, shown, {1: "beats both", 0: "open", -1: "loses"})
     assert labels(ax.get_xticklabels()) == ["ap", "image\ndrop"] and labels(ax.get_yticklabels()) == ["nib", "rise"]
     cells = ax.collections[0].get_array().reshape(2, 2)
     assert cells[0].tolist() == [1, 0] and cells[1, 0] == -1
     assert np.ma.getmaskarray(cells).tolist() == [[False, False], [False, True]]  # nothing known: no colour
-    assert [text.get_text() for text in ax.texts] == ["+0.25", "+0.50", "-0.50"]
+    assert [text.get_text() for text in ax.texts] == ["▲ +0.25", "+0.50", "▼ -0.50"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["▲ beats both", "open", "▼ loses"]
+
+
+def luminance(colour) -> float:
+    """Relative luminance, as WCAG 2 defines it."""
+    parts = np.array(to_rgb(colour))
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+
+def contrast(*colours) -> float:
+    low, high = sorted(map(luminance, colours))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_verdicts_are_told_apart_without_colours_and_can_be_read(ax):
+    marks = pd.DataFrame({"ap": [1, 0, -1]})
+    plots.grid(ax, marks, marks.astype(str), {})
+    for cell, text in zip(ax.collections[0].get_facecolors(), ax.texts):
+        assert contrast(cell[:3], text.get_color()) >= 4.5
+    assert contrast(plots.VERDICTS[1][1], plots.VERDICTS[-1][1]) >= 3
+    shown = plots.verdicts(pd.DataFrame({"verdict": ["holds", "open", "contradicted"]}), ["verdict"]).to_html()
+    assert "▲ holds" in shown and "▼ contradicted" in shown and ">open<" in shown
+    for ink, mark in (("#ffffff", 1), ("#000000", -1), ("#000000", 0)):
+        assert f"background-color: {plots.VERDICTS[mark][1]};\n  color: {ink}" in shown
+        assert contrast(ink, plots.VERDICTS[mark][1]) >= 4.5
 
 
 def test_dots_draw_values_and_whiskers_top_down(ax):
@@ -77,7 +104,9 @@ def test_dots_draw_values_and_whiskers_top_down(ax):
 
 def test_a_variant_of_a_method_has_its_colour_and_another_line():
     assert plots.style("nib", "nib") == {"color": plots.colour("nib"), "ls": "-"}
-    assert plots.style("exact", "nib") == {"color": plots.colour("nib"), "ls": "--"}
+    assert plots.style("nib, pooled", "nib") == {"color": plots.colour("nib"), "ls": "--"}
+    rules = [plots.style(label, "nib")["color"] for label in ("nib", "nib carry", "nib exact")]
+    assert len({*rules, *map(plots.colour, METHODS)}) == 2 + len(METHODS)  # bands that overlap can be told apart
 
 
 def test_importing_plots_changes_no_setting():

@@ -15,6 +15,7 @@ import pytest
 from nibkit import benchmark
 from nibkit.reports import parameters as reports
 from nibkit.reports.tidy import CLOCK
+from nibkit.study import claims
 
 ROOT = Path(__file__).parents[1]
 PLANNED = {run.name: run for run in reports.plan(ROOT / "notebooks")}
@@ -126,6 +127,30 @@ def answer(name: str) -> str:
 def sets(name: str, table: str, **options) -> list[pd.DataFrame]:
     """A table of the objects' report and of the captions'."""
     return [committed(f"{name}-scenes-{data}", table, **options) for data in ("objects", "captions")]
+
+
+def test_the_answer_of_00():
+    said, found, gain = answer("00_index"), claims.statements(), claims.gains()["mean"]
+    words = "no one two three four five six seven eight nine ten".split()
+    holds = words[(found.verdict == "holds").sum()]
+    assert said.startswith(f"{holds.capitalize()} of {words[len(found)]} statements hold")
+    assert f"{gain.text_drop:.1f} %" in said and f"NIB is {gain.fps:.1f} % faster" in said
+    assert f"{claims.speedups()['fastig']:.1f} % faster than FastIG" in said
+    assert committed("12_ground_truth", "negative.csv", index_col=0).verdict["nib"] == "open"
+
+
+def test_the_answer_of_02():
+    """The animal named is higher by every method; the other is below 0 under one of two captions, by NIB's rules."""
+    table = committed("02_single_example", "negative_property.csv").pivot(
+        index=["method", "text"], columns="inside", values="score"
+    )
+    dog, cat = (table.xs(f"a {name}", level="text") for name in ("dog", "cat"))
+    assert (dog.dog > dog.cat).all() and (cat.cat > cat.dog).all()
+    published = dog.index.str.contains("10 steps")
+    assert (dog.cat[published] < 0).all() and (cat.dog[published] > 0).all()
+    exact = dog.index.str.contains("exact")
+    assert (dog.cat[exact] > 0).all() and (cat.dog[exact] < 0).all()
+    assert committed("02_single_example", "negative_property.csv").query("method == 'M2IB'").lowest_patch.min() > 0
 
 
 def test_the_answer_of_03():

@@ -7,9 +7,9 @@ takes DEFAULT, which is without them.
 
 from importlib import import_module
 
-from .registry import METHODS, method
+from .registry import METHODS, display_name, method
 
-__all__ = ["DEFAULT", "METHODS", "OPTIONAL", "method"]
+__all__ = ["DEFAULT", "METHODS", "OPTIONAL", "display_name", "method"]
 
 FILES = (  # of this folder, in the order in which tables and figures show their methods
     "nib",

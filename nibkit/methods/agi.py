@@ -111,7 +111,7 @@ def drawn(clip, ids: list[Tensor], others: tuple | None, k: int, seed: int) -> t
     return clip.embed_image(pictures)[place], clip.embed_text([texts[n] for n in used])[place]
 
 
-@method(unit="cosine", colour="#a0522d", k=whole, step_size=partial(number, zero=False))
+@method(title="AGI", unit="cosine", colour="#a0522d", k=whole, step_size=partial(number, zero=False))
 def agi(
     clip,
     pixels: Tensor,

@@ -16,7 +16,7 @@ from ._gradient import explain_by_attention
 from .registry import method
 
 
-@method(unit="cosine", attention=True)
+@method(title="Chefer et al.", unit="cosine", attention=True)
 def chefer(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Chefer scores of B pairs as the NIB paper's code computes them: last block only, no roll-out.
 

@@ -16,7 +16,7 @@ from ._gradient import explain_by_attention
 from .registry import method
 
 
-@method(unit="cosine", attention=True)
+@method(title="FastIG", unit="cosine", attention=True)
 def fastig(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention x gradient of B pairs, image and text, as the NIB paper's code computes its Fast-IG baseline.
 

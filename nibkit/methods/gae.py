@@ -22,7 +22,7 @@ from ._gradient import attention, explain
 from .registry import method
 
 
-@method(attention=True)
+@method(title="GAE", attention=True)
 def gae(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Rolled-out attention relevance of B pairs, image and text (Chefer, Gur and Wolf, ICCV 2021, self-attention rule).
 

@@ -31,7 +31,7 @@ def loosened(block: Block, tokens: Tensor, state, where: Tensor) -> Tensor:
     return (cosine - low) / (high - low).clamp(min=torch.finfo(cosine.dtype).tiny)  # a lone token has weight 0
 
 
-@method(unit="cosine / attention", attention=True)
+@method(title="Grad-ECLIP", unit="cosine / attention", attention=True)
 def grad_eclip(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Grad-ECLIP scores of B pairs, image and text (Zhao et al., ICML 2024, and arXiv 2502.18816 for the text).
 

@@ -16,7 +16,7 @@ from ._gradient import behind, explain, slope
 from .registry import method
 
 
-@method(unit="cosine", layers=behind)
+@method(title="Grad-CAM", unit="cosine", layers=behind)
 def gradcam(
     clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
 ) -> Attribution:

@@ -127,7 +127,7 @@ def gaps(**sides: Path) -> dict[str, np.ndarray]:
     return found
 
 
-@method(unit="cosine", colour="#1b9e9e", baseline=partial(one_of, allowed=BASELINES))
+@method(title="Integrated gradients", unit="cosine", colour="#1b9e9e", baseline=partial(one_of, allowed=BASELINES))
 def ig(
     clip, pixels: Tensor, ids: list[Tensor], *, baseline: str = "mean", steps: int = 32, batch_size: int | str = "auto"
 ) -> Attribution:

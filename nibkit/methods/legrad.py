@@ -22,7 +22,7 @@ from ._gradient import explain, only_allowed, seen
 from .registry import method
 
 
-@method(unit="cosine / attention", attention=True)
+@method(title="LeGrad", unit="cosine / attention", attention=True)
 def legrad(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """LeGrad scores of B pairs, image and text (Bousselham et al., ICCV 2025).
 

@@ -132,6 +132,7 @@ def _text(clip, rows: State, hidden: Tensor, target: Tensor, in_word: np.ndarray
 
 
 @method(
+    title="LIME",
     unit="cosine",
     colour="#8db600",
     samples=partial(whole, least=2),

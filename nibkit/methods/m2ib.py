@@ -105,7 +105,7 @@ def optimise(
     return (divergence(alpha.detach(), h) * alive).sum(2)
 
 
-@method(unit="nats", layers=behind, beta=number, lr=partial(number, zero=False), samples=whole)
+@method(title="M2IB", unit="nats", layers=behind, beta=number, lr=partial(number, zero=False), samples=whole)
 def m2ib(
     clip,
     pixels: Tensor,

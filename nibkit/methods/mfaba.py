@@ -57,7 +57,7 @@ def same_tokens(ids: list[Tensor], rows: State) -> Tensor:
     return (tokens[:, :, None] == tokens[:, None]).to(rows.tokens)
 
 
-@method(unit="cosine", step_size=partial(number, zero=False))
+@method(title="MFABA", unit="cosine", step_size=partial(number, zero=False))
 def mfaba(
     clip,
     pixels: Tensor,

@@ -193,7 +193,7 @@ def reported(tower: Tower, layer: int, path: Path, rule: str, tol: float) -> dic
     return {f"{name}_{tower.name}": column for name, column in columns.items()}
 
 
-@method(unit="cosine", rule=pair_of_rules, tol=number, max_passes=partial(whole, least=10))
+@method(title="NIB", unit="cosine", rule=pair_of_rules, tol=number, max_passes=partial(whole, least=10))
 def nib(
     clip,
     pixels: Tensor,

@@ -6,6 +6,7 @@ follows from the decorator and the function's signature: its unit, its use of at
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Mapping
 
 from ..checks import PROTOCOLS, one_of, whole
@@ -35,6 +36,7 @@ COMMON = {  # option -> its check; "layer" is checked with the model
 
 def method(
     *,
+    title: str | None = None,
     unit: str | None = None,
     attention: bool = False,
     layers: Callable | None = None,
@@ -49,14 +51,15 @@ def method(
     as the number of threads does. Inputs are checked before work starts, and `info` gains the pair's share of
     the seconds that the method takes by itself: what it found computed (`sharing`) is counted in.
 
-    unit: of a patch's or a token's score, such as "cosine"; None for scores without one. attention: the method reads
-    the blocks' attention, so a tower without it is refused. layers: (clip, `layer`) -> the pair that reaches the
-    function; `Clip.layers` by default. colour: in figures; None for the next one of the palette. checks: an option of
-    the function's own -> its check, (name, value) -> value or a ValueError, as in `checks`.
+    title: the method's name as papers write it; by default the function's. unit: of a patch's or a token's score, such
+    as "cosine"; None for scores without one. attention: the method reads the blocks' attention, so a tower without it
+    is refused. layers: (clip, `layer`) -> the pair that reaches the function; `Clip.layers` by default. colour: in
+    figures; None for the next one of the palette. checks: an option of the function's own -> its check, (name, value)
+    -> value or a ValueError, as in `checks`.
 
-    Attributes of the method: unit, attention and colour as above; takes, the names of the options it has a use for;
-    check(clip, options) -> the options as they reach the function, checked without a run: ValueError, or TypeError for
-    an unknown one; refuse_unused(options): a ValueError where there are some that it would ignore.
+    Attributes of the method: title, unit, attention and colour as above; takes, the names of the options it has a use
+    for; check(clip, options) -> the options as they reach the function, checked without a run: ValueError, or TypeError
+    for an unknown one; refuse_unused(options): a ValueError where there are some that it would ignore.
     """
 
     def register(function: Callable) -> Callable:
@@ -80,7 +83,7 @@ def method(
 
         if name in METHODS and METHODS[name].__module__ != function.__module__:
             raise ValueError(f"there is a method {name!r} in {METHODS[name].__module__}; give yours another name")
-        run.unit, run.attention, run.colour = unit, attention, colour
+        run.title, run.unit, run.attention, run.colour = title or name, unit, attention, colour
         run.takes = tuple(p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY)
         run.check = functools.partial(_check, name, run.takes, COMMON | checks, layers)
         run.refuse_unused = functools.partial(_refuse_unused, name, run.takes)
@@ -88,6 +91,25 @@ def method(
         return run
 
     return register
+
+
+def display_name(label: str, steps: int = 10) -> str:
+    """A label of rows as every table and figure writes it: the method's title, then its variant in brackets.
+
+    steps: of NIB's sum where the label does not say. A label that no method begins is left as it is.
+
+    >>> display_name("nib"), display_name("nib exact"), display_name("nib steps=3"), display_name("m2ib beta=0.1")
+    ('NIB (10 steps, published)', 'NIB (exact)', 'NIB (3 steps, published)', 'M2IB (beta 0.1)')
+    >>> display_name("rise (100 masks)"), display_name("m2ib"), display_name("a cat")
+    ('RISE (100 masks)', 'M2IB', 'a cat')
+    """
+    name, variant = re.fullmatch(r"(\w*)[, ]*\(?(.*?)\)?", label).groups()
+    if name not in METHODS:
+        return label
+    variant = re.sub(r"^steps (\d+)", r"\1 steps", variant.replace("=", " "))
+    if name == "nib" and (not variant or variant.endswith("steps")):
+        variant = f"{variant or f'{steps} steps'}, published"
+    return METHODS[name].title + (f" ({variant})" if variant else "")
 
 
 def _check(name: str, takes: tuple, checks: Mapping, layers: Callable | None, clip, options: Mapping) -> dict:

@@ -111,7 +111,10 @@ def sample(masks: Callable, show: Callable, target: Tensor, n: int, batch_size: 
     return torch.where(seen > 0, (total - mean * seen) / seen, 0.0)
 
 
-@method(unit="cosine", masks=whole, text_masks=whole, grid=whole, probability=partial(number, zero=False, most=1))
+@method(
+    title="RISE", unit="cosine",
+    masks=whole, text_masks=whole, grid=whole, probability=partial(number, zero=False, most=1),
+)
 def rise(
     clip, pixels: Tensor, ids: list[Tensor], *, masks: int = 6000, text_masks: int = 200, probability: float = 0.1,
     grid: int = 8, seed: int = 0, protocol: str = "paper", batch_size: int | str = "auto"

@@ -15,7 +15,7 @@ from ._gradient import explain_by_attention
 from .registry import method
 
 
-@method(unit="cosine / attention", attention=True)
+@method(title="Saliency Map", unit="cosine / attention", attention=True)
 def saliency(clip, pixels: Tensor, ids: list[Tensor], *, batch_size: int | str = "auto") -> Attribution:
     """Attention saliency of B pairs, image and text, as the NIB paper's code computes it.
 

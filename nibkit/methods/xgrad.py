@@ -16,7 +16,7 @@ from ._gradient import explain, slope
 from .registry import method
 
 
-@method(unit="cosine")
+@method(title="Input x gradient", unit="cosine")
 def xgrad(
     clip, pixels: Tensor, ids: list[Tensor], *, layer: Layer = None, batch_size: int | str = "auto"
 ) -> Attribution:
