@@ -1,6 +1,11 @@
-"""What every method returns, and how scores become heat maps and word scores."""
+"""What every method returns, how scores become heat maps and word scores, and the file that keeps them."""
 
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +15,12 @@ from skimage.filters import threshold_otsu
 from skimage.measure import label, regionprops
 from torch import Tensor
 
+from .checks import one_line
+from .models import checksum
 from .models.towers import ImageTower, ragged
+from .paths import replace
+
+FORM = "nibkit attribution 1"  # of a saved file
 
 
 def min_max(scores: np.ndarray, axis=None) -> np.ndarray:
@@ -76,6 +86,9 @@ class Attribution:
     text: B arrays (len,), one signed score per token, BOS and EOS included.
     info: one row per pair: cost, and what the method reports about itself.
     size: side of the picture, pixels.
+    about: where the scores are from, as JSON has it: method, options and model; of `nibkit.explain` also texts, tokens
+        (B lists of pieces), before (how many of them stand before the first word) and names (of the pictures: the files
+        they were opened from, or what you put there); of a file, weights (the model's checksum) where it was known.
 
     >>> a = Attribution(np.float32([[[0, 1], [-1, 0]]]), [np.float32([0, 2, 1, 0])], size=8)
     >>> a.signed_map().shape, float(a.signed_map().max()), float(a.heatmap().max())
@@ -88,6 +101,7 @@ class Attribution:
     text: list[np.ndarray]
     size: int
     info: pd.DataFrame = field(default_factory=pd.DataFrame)
+    about: dict = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -128,6 +142,71 @@ class Attribution:
                 found[side] = "the rule did not add up; this is the published sum"
         return found
 
+    def words(self, pair: int = 0) -> list[tuple[str, float]]:
+        """That pair's words with their scores, as `words` has them; ValueError where its tokens are not known."""
+        if "tokens" not in self.about:
+            raise ValueError("the tokens of these scores are not known: take those of nibkit.explain, or words()")
+        return _joined(self.about["tokens"][pair], self.text[pair], self.about["before"])
+
+    def to_dataframe(self, words: bool = True) -> pd.DataFrame:
+        """All scores, a row each: pair (0, 1, ...), name and text ("" where not known), side ("image" or "text"), row
+        and column of a patch (of a word, its place in the text: column), word ("" of a patch), and score.
+
+        words: the text's words, pieces joined, BOS and EOS dropped; False gives all its tokens. Errors: as `words`.
+        """
+        tables, columns = [], ["pair", "name", "text", "side", "row", "column", "word", "score"]
+        for k, patches in enumerate(self.image):
+            tokens = self.about["tokens"][k] if "tokens" in self.about else [""] * len(self.text[k])
+            told = self.words(k) if words else list(zip(tokens, self.text[k]))
+            row, column = np.indices(patches.shape).reshape(2, -1)
+            image = {"side": "image", "row": row, "column": column, "word": "", "score": patches.ravel()}
+            text = {"side": "text", "row": 0, "column": np.arange(len(told)), "word": [word for word, _ in told]}
+            text["score"] = np.array([score for _, score in told], np.float32)
+            name, caption = (one_line(self.about[what][k]) if what in self.about else "" for what in ("names", "texts"))
+            tables += [pd.DataFrame(side).assign(pair=k, name=name, text=caption) for side in (image, text)]
+        return pd.concat(tables, ignore_index=True)[columns]
+
+    def save(self, path: str | Path, clip=None) -> None:
+        """Into one file, a NumPy .npz: the scores, `info` and `about`, to the last bit; `load` reads it.
+
+        clip: the model that made them: the checksum of its weights goes into the file. ValueError for another model.
+        """
+        if clip is not None and clip.label != self.about.get("model", clip.label):
+            raise ValueError(f"these scores are of {self.about['model']}, not of {clip.label}; give that model")
+        about = self.about | ({"weights": checksum(clip)} if clip is not None else {})
+        lengths = [len(scores) for scores in self.text]
+        head = json.dumps({"form": FORM, "size": self.size, "info": list(self.info), "about": about})
+        arrays = {"head": np.array(head), "image": self.image, "lengths": np.array(lengths, np.int64)}
+        arrays["text"] = np.concatenate(self.text) if lengths else np.zeros(0, np.float32)
+        for k, column in enumerate(self.info):
+            values = self.info[column].to_numpy()
+            arrays[f"info {k}"] = values if values.dtype != object else values.astype(str)
+
+        def write(part: Path) -> None:
+            with open(part, "wb") as file:  # savez would add a suffix to a name
+                np.savez_compressed(file, **arrays)
+
+        replace(Path(path), write)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Attribution":
+        """What `save` wrote. ValueError for a file that is none of its own, or is broken; OSError for a missing one."""
+        try:
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+                head = json.loads(str(arrays["head"]))
+                if head["form"] != FORM:
+                    raise ValueError(f"its form is {head['form']!r}, not {FORM!r}")
+                image, lengths, scores = (arrays[name] for name in ("image", "lengths", "text"))
+                columns = {name: arrays[f"info {k}"] for k, name in enumerate(head["info"])}
+            sizes = {name: len(column) for name, column in {"lengths": lengths, **columns}.items()}
+            if image.ndim != 3 or lengths.sum() != len(scores) or set(sizes.values()) - {len(image)}:
+                raise ValueError(f"its parts do not fit: {image.shape} patches, {len(scores)} tokens, {sizes}")
+        except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            said = f"{path} is not a file of Attribution.save, or is broken ({type(error).__name__}: {error})"
+            raise ValueError(f"{said}; explain the pair again and save that") from error
+        info = pd.DataFrame(columns, index=range(len(image)))
+        return cls(image, np.split(scores, lengths.cumsum()[:-1]), head["size"], info, head["about"])
+
     def _noise(self, side: str) -> np.ndarray:
         return np.asarray(self.info.get(f"noise_{side}", np.zeros(len(self))), bool)
 
@@ -145,9 +224,12 @@ def words(clip, ids: torch.Tensor, scores: np.ndarray) -> list[tuple[str, float]
     >>> words(clip, clip.tokenize("a skateboarding cat")[0], np.float32([0, 1, 2, 3, 0]))
     [('a', 1.0), ('skateboarding', 2.0), ('cat', 3.0)]
     """
-    found, pieces = [], clip.decode(ids)
-    start_of_word = True
-    for piece, score in list(zip(pieces, scores.tolist()))[clip.text.before : -1]:
+    return _joined(clip.decode(ids), scores, clip.text.before)
+
+
+def _joined(pieces: Sequence[str], scores: np.ndarray, before: int) -> list[tuple[str, float]]:
+    found, start_of_word = [], True
+    for piece, score in list(zip(pieces, scores.tolist()))[before:-1]:
         if start_of_word:
             found.append(("", 0.0))
         found[-1] = (found[-1][0] + piece.strip(), found[-1][1] + score)
