@@ -53,28 +53,39 @@ def otsu(heat: np.ndarray) -> np.ndarray:
     array([[False, False],
            [ True,  True]])
     """
+    heat = _finite_map(heat)
+    return heat > threshold_otsu(heat)
+
+
+def _finite_map(heat: np.ndarray) -> np.ndarray:
     heat = np.asarray(heat)
     if heat.ndim != 2 or not heat.size:
         raise ValueError(f"a map of shape {heat.shape} is not (H, W); take one of a batch: heatmap()[0]")
     if not np.isfinite(heat).all():
-        raise ValueError(
-            f"the map holds {(~np.isfinite(heat)).sum()} values that are not finite; nothing can be marked in it"
-        )
-    return heat > threshold_otsu(heat)
+        wrong = (~np.isfinite(heat)).sum()
+        raise ValueError(f"the map holds {wrong} values that are not finite; nothing can be marked in it")
+    return heat
 
 
-def boxes(heat: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """Boxes (x0, y0, x1, y1) around the connected regions that `otsu` marks, the region of most pixels first.
+def boxes(scores: np.ndarray, share: float = 1 / 3) -> list[tuple[int, int, int, int]]:
+    """Boxes (x0, y0, x1, y1) around the connected regions that speak for the text, the region of most pixels first.
 
-    In pixels of the map from its top left corner, x1 and y1 exclusive, as `Image.crop` takes them. Pixels that touch at
-    a corner are connected. A flat map has none.
+    scores: (H, W), a map of `signed_map`. A region is of pixels that score more than `share`, in (0, 1), of the highest
+    one, so that none is marked that speaks against the text. CAM's rule (Zhou et al., CVPR 2016, with 1/5); on the
+    bundled pictures 1/5 to 1/3 meet the objects' own boxes equally well, and 1/3 reaches least into other objects. In
+    pixels of the map from its top left corner, x1 and y1 exclusive, as `Image.crop` takes them. Pixels that touch at a
+    corner are connected. A flat map has none, nor has one that is nowhere positive. Errors: as `otsu`.
 
-    >>> heat = np.zeros((4, 6))
-    >>> heat[1:3, 0:2] = heat[3, 5] = 1
-    >>> boxes(heat)
+    >>> scores = np.zeros((4, 6))
+    >>> scores[1:3, 0:2] = scores[3, 5] = 1
+    >>> boxes(scores)
     [(0, 1, 2, 3), (5, 3, 6, 4)]
     """
-    regions = sorted(regionprops(label(otsu(heat), connectivity=2)), key=lambda region: -region.area)
+    scores = _finite_map(scores)
+    if scores.max() <= 0 or scores.min() == scores.max():
+        return []
+    regions = regionprops(label(scores > share * scores.max(), connectivity=2))
+    regions = sorted(regions, key=lambda region: -region.area)
     return [(x0, y0, x1, y1) for y0, x0, y1, x1 in (region.bbox for region in regions)]
 
 
@@ -113,6 +124,13 @@ class Attribution:
 
     def __len__(self):
         return len(self.image)
+
+    def __getitem__(self, pair: int) -> "Attribution":
+        """One pair's, as a batch of one."""
+        k = range(len(self))[pair]
+        own = {name: self.about[name][k : k + 1] for name in ("texts", "tokens", "names") if name in self.about}
+        info = self.info.iloc[k : k + 1].reset_index(drop=True)
+        return Attribution(self.image[k : k + 1], [self.text[k]], self.size, info, self.about | own)
 
     def signed_map(self, shape: tuple[int, int] | None = None) -> np.ndarray:
         """The image scores enlarged to the picture, (B, size, size), or to `shape`, a mask's; sign and unit kept."""

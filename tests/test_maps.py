@@ -30,6 +30,14 @@ def test_order_is_by_pixels_not_by_the_box():
     assert boxes(heat) == [(4, 6, 8, 9), (0, 0, 5, 5)]
 
 
+def test_what_speaks_against_the_text_moves_no_box():
+    scores = np.zeros((6, 6))
+    scores[1, 1], scores[4, 4], scores[2, 4] = 3, 1.1, 0.9  # 0.9 is no third of 3
+    assert boxes(scores) == [(1, 1, 2, 2), (4, 4, 5, 5)]
+    scores[5] = -100
+    assert boxes(scores) == [(1, 1, 2, 2), (4, 4, 5, 5)] and boxes(-np.abs(scores)) == []
+
+
 def test_a_flat_map_marks_nothing():
     for level in (0.0, 1.0):
         assert not otsu(np.full((4, 4), level)).any() and boxes(np.full((4, 4), level)) == []
