@@ -83,7 +83,11 @@ def explain(
         raise ValueError(
             f"{len(images)} pictures and {len(texts)} texts do not pair up; give one of either, or as many of both"
         )
-    return METHODS[method](clip, clip.preprocess(images), clip.tokenize(texts), **options)
+    ids = clip.tokenize(texts)
+    found = METHODS[method](clip, clip.preprocess(images), ids, **options)
+    found.about |= {"texts": texts, "tokens": list(map(clip.decode, ids)), "before": clip.text.before}
+    found.about |= {"names": [str(getattr(i, "filename", "")) for i in images]}
+    return found
 
 
 def explore(clip: Clip, image: Image.Image, text: str):

@@ -157,6 +157,14 @@ def legend(ax: Axes, **options) -> Axes:
     return ax
 
 
+def blended(image: np.ndarray, scores: np.ndarray, limit: float | None = None, strength: float = 0.6) -> np.ndarray:
+    """What `overlay` shows without its Axes: bytes (H, W, 3), of scores (H, W) and an RGB picture of their size."""
+    limit = float(limit or np.abs(scores).max() or 1e-9)
+    grey = ((image.mean(-1, keepdims=True) + 0.3) / 1.6).clip(0, 1)
+    colours = plt.get_cmap(SIGNED)(Normalize(-limit, limit, clip=True)(scores))[..., :3]
+    return np.uint8(255 * ((1 - strength) * grey + strength * colours).round(3))
+
+
 def _colour_bar(ax: Axes, drawn: ScalarMappable, label: str):
     bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
     bar.ax.tick_params(labelsize=7)

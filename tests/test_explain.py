@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -31,17 +33,18 @@ def test_map_json_and_boxes(photo, capsys):
         found = json.load(file)
     assert [found[key] for key in ("method", "layer", "size")] == ["nib", {"image": 9, "text": 9}, 224]
     a = nibkit.explain(nibkit.load("scenes"), PAIR.image, ["a dog", "a cat"], layer=9)
-    for k, fact in enumerate(found["texts"]):
+    (only,) = found["photos"]
+    for k, fact in enumerate(only["texts"]):
         assert fact["caption"] == ["a dog", "a cat"][k]
         np.testing.assert_allclose(fact["image"]["scores"], a.image[k], atol=1e-6)
         np.testing.assert_allclose(fact["text"]["scores"], a.text[k], atol=1e-6)
         assert fact["F(Z)"] - fact["image"]["F(0)"] == pytest.approx(a.info.change_image[k], abs=1e-5)
         assert fact["text"]["gap"] == pytest.approx(a.info.gap_text[k], abs=1e-5)
-        assert fact["boxes"] == [list(box) for box in boxes(a.heatmap()[k])]
-    assert [word for word, _ in found["texts"][0]["words"]] == ["a", "dog"]
+        assert fact["boxes"] == [list(box) for box in boxes(a.signed_map()[k])]
+    assert [word for word, _ in only["texts"][0]["words"]] == ["a", "dog"]
     printed = capsys.readouterr().out
-    assert printed.startswith(f"a dog: cosine {found['texts'][0]['F(Z)']:.3f}\n") and "a cat: cosine" in printed
-    assert f"boxes    {tuple(found['texts'][0]['boxes'][0])}" in printed
+    assert printed.startswith(f"a dog: cosine {only['texts'][0]['F(Z)']:.3f}\n") and "a cat: cosine" in printed
+    assert f"boxes    {tuple(only['texts'][0]['boxes'][0])}" in printed
     drawn = np.asarray(Image.open("map.png").convert("RGB")).astype(int)
     yellow = (drawn[..., 0] > 240) & (drawn[..., 1] > 240) & (drawn[..., 2] < 40)
     assert yellow.sum() > 300  # the boxes' edges
@@ -52,10 +55,10 @@ def test_a_photo_of_any_name(photo, capsys):
     name = os.fsdecode(b"caf\xe9 \xc3\xa9.png")
     Path(photo).rename(name)
     assert main(["explain", name, "a dog", "--method", "centre", "--json", "scores.json"]) == 0
-    assert json.loads(Path("scores.json").read_text("utf-8"))["photo"] == name
+    assert json.loads(Path("scores.json").read_text("utf-8"))["photos"][0]["photo"] == name
     capsys.readouterr()
     assert main(["explain", name, "a dog", "--method", "centre", "--json", "-"]) == 0
-    assert json.loads(capsys.readouterr().out)["photo"] == name
+    assert json.loads(capsys.readouterr().out)["photos"][0]["photo"] == name
 
 
 @pytest.mark.parametrize("text", [r"a $\foo$ cat", "a $5 cat for $6", "a\ncat", "$", "a <b>&amp;</b> {cat} %s \\"])
@@ -66,7 +69,7 @@ def test_any_text_is_drawn_as_written(photo, text):
 
 def test_json_on_the_screen_is_nothing_but_json(photo, capsys):
     assert main(["explain", photo, "a dog", "--method", "centre", "--json", "-"]) == 0
-    (fact,) = json.loads(capsys.readouterr().out)["texts"]
+    (fact,) = json.loads(capsys.readouterr().out)["photos"][0]["texts"]
     assert np.shape(fact["image"]["scores"]) == (7, 7) and "gap" not in fact["image"]
 
 
@@ -76,6 +79,42 @@ def test_layer_and_method_are_alive(photo, capsys):
         assert main(["explain", photo, "a dog", *options]) == 0
         printed.append(capsys.readouterr().out)
     assert len(set(printed)) == 3
+
+
+def test_a_folder_becomes_a_folder_of_maps_and_tables(photo, capsys):
+    """Two pictures and what is none: a map each, one sheet, the same scores in JSON and CSV; the third is named."""
+    Path("in").mkdir()
+    for name in ("a b.png", "c.png"):
+        shutil.copy(photo, Path("in") / name)
+    Path("in/note.txt").write_text("no picture")
+    ask = ["explain", "in", "a dog", "a cat", "--method", "centre", "--out", "out", "--batch", "3"]
+    assert main(ask) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count("note.txt cannot be read as a picture") == 1 and captured.out.count("a dog: cosine") == 2
+    assert sorted(path.name for path in Path("out/maps").iterdir()) == ["0001-in-a-b.png", "0002-in-c.png"]
+    assert Image.open("out/sheet.png").width == 4 * 160
+    photos = json.loads(Path("out/scores.json").read_text())["photos"]
+    table = pd.read_csv("out/scores.csv")
+    assert [found["photo"] for found in photos] == list(table.name.unique()) == ["in/a b.png", "in/c.png"]
+    patches = table.query("name == 'in/c.png' and text == 'a cat' and side == 'image'").score
+    np.testing.assert_allclose(patches, np.ravel(photos[1]["texts"][1]["image"]["scores"]), atol=1e-6)
+
+
+def test_a_list_brings_its_own_captions(photo, capsys):
+    Path("captions.csv").write_text("image,text\nphoto.png,a dog\nphoto.png,\n")
+    assert main(["explain", "captions.csv", "--method", "centre"]) == 1
+    captured = capsys.readouterr()
+    assert "a dog: cosine" in captured.out and "a text is empty" in captured.err
+    assert main(["explain", "cat-and-dog", "a horse", "--method", "centre"]) == 0
+    assert capsys.readouterr().out.count("a horse: cosine") == 3
+
+
+def test_large_gaps_are_explained(photo, capsys):
+    """The published sum misses a third of the dog's change; the integral does not."""
+    assert main(["explain", photo, "a dog"]) == 0
+    assert "For scores that add up take --rule exact" in capsys.readouterr().out
+    assert main(["explain", photo, "a dog", "--rule", "exact"]) == 0
+    assert "--rule" not in capsys.readouterr().out
 
 
 LONG = "dog " * 100
@@ -111,6 +150,13 @@ LONG = "dog " * 100
         (["photo.png", "a dog", "--json", "photo.png/x.json"], "--json photo.png/x.json cannot be written"),
         (["photo.png", "a dog", "--model", "empty"], "the folder empty has neither config.json"),
         (["photo.png", "a dog", "--device", "toaster"], "toaster"),
+        (["photo.png"], 'photo.png comes without a text; put one behind it, such as "a dog"'),
+        (["photo.png", "dgo.png", "a dog"], "dgo.png is not there"),
+        (["empty", "a dog"], "the folder empty is empty; give one with pictures in it"),
+        (["photo.png", "photo.png", "a dog", "--out", "map.png"], "map.png is one file and there are 2 photos; name a"),
+        (["photo.png", "a dog", "--out", "photo.png/x"], "cannot be written"),
+        (["photo.png", "a dog", "--batch", "0"], "--batch=0 is not"),
+        (["photo.png", "a dog", "--method", "gradcam", "--steps", "5"], "'gradcam' has no use for steps=5"),
     ],
 )
 def test_bad_input_is_refused_with_a_sentence(photo, capsys, arguments, sentence):
@@ -172,7 +218,7 @@ def test_weights_that_are_not_there_are_refused_with_a_sentence(photo, capsys, m
     assert "weights of x are not on this machine and could not be downloaded (no network)" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["explain", "photo.png"], ["explain", "photo.png", "a dog", "--layer", "x"], []])
+@pytest.mark.parametrize("arguments", [["explain"], ["explain", "photo.png", "a dog", "--layer", "x"], []])
 def test_a_command_that_is_not_understood_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -173,7 +173,7 @@ def test_the_command_line_says_where_a_rule_fell_back(pathological, noisy, monke
     assert main([*ask, "--rule", "exact"]) == 0
     told = "image: the rule did not add up; this is the published sum"
     assert told in capsys.readouterr().out and drawn == [told.removeprefix("image: ")]
-    assert json.loads((tmp_path / "scores.json").read_text())["texts"][0]["notes"]["image"] == drawn[0]
+    assert json.loads((tmp_path / "scores.json").read_text())["photos"][0]["texts"][0]["notes"]["image"] == drawn[0]
     assert main([*ask, "--rule", "carry"]) == 0
     assert "note" not in capsys.readouterr().out and drawn[1] == ""
 

@@ -109,23 +109,37 @@ def sheet(dataset: Sequence[Pair], table: pd.DataFrame, columns: int = 8, most: 
     indices = {*np.linspace(0, len(dataset) - 1, min(most, len(dataset))).round().astype(int)}
     bad = np.flatnonzero(table.problem != "")[: most // 2]
     chosen = sorted({*bad, *sorted(indices - {*bad})[: most - len(bad)]})
+    return thumbnails([_cell(dataset[int(k)], table.problem.iloc[k]) for k in chosen], columns)
+
+
+def _cell(pair: Pair, problem: str) -> tuple[Image.Image | None, str, str, str]:
+    words, colour = (problem.rsplit("/", 1)[-1], "#c0392b") if problem else (pair.text, "black")
+    try:
+        return _tinted(pair), pair.id, words, colour
+    except DataError:
+        return None, pair.id, words, colour
+
+
+def thumbnails(cells: Sequence[tuple[Image.Image | None, str, str, str]], columns: int = 8) -> Image.Image:
+    """A sheet of pictures, below each its name in grey and words in a colour: cells of (picture, name, words, colour).
+
+    A grey square stands where there is no picture.
+    """
     font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 10)
     width, height = SIDE + 10, SIDE + 13 * (LINES + 1) + 12
-    columns = max(1, min(columns, len(chosen)))
-    page = Image.new("RGB", (columns * width, -(-max(1, len(chosen)) // columns) * height), "white")
+    columns = max(1, min(columns, len(cells)))
+    page = Image.new("RGB", (columns * width, -(-max(1, len(cells)) // columns) * height), "white")
     draw = ImageDraw.Draw(page)
-    for place, k in enumerate(chosen):
+    for place, (picture, name, words, colour) in enumerate(cells):
         x, y = place % columns * width + 5, place // columns * height + 5
-        pair, problem = dataset[int(k)], table.problem.iloc[k]
-        try:
-            thumbnail = ImageOps.contain(_tinted(pair), (SIDE, SIDE))
-            page.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + SIDE - thumbnail.height))
-        except DataError:
+        if picture is None:
             draw.rectangle([x, y, x + SIDE, y + SIDE], "#e4e4e4")
-        draw.text((x, y + SIDE + 3), one_line(pair.id)[-25:], "#808080", font)
-        words = problem.rsplit("/", 1)[-1] if problem else pair.text
+        else:
+            thumbnail = ImageOps.contain(picture, (SIDE, SIDE))
+            page.paste(thumbnail, (x + (SIDE - thumbnail.width) // 2, y + SIDE - thumbnail.height))
+        draw.text((x, y + SIDE + 3), one_line(name)[-25:], "#808080", font)
         shown = textwrap.wrap(one_line(words), 25, max_lines=LINES, placeholder=" …")
-        draw.text((x, y + SIDE + 16), "\n".join(shown), "#c0392b" if problem else "black", font)
+        draw.text((x, y + SIDE + 16), "\n".join(shown), colour, font)
     return page
 
 

@@ -6,6 +6,7 @@ follows from the decorator and the function's signature: its unit, its use of at
 
 import functools
 import inspect
+import json
 import re
 from collections.abc import Callable, Mapping
 
@@ -79,6 +80,8 @@ def method(
                     pixels, ids = recordable(pixels), [recordable(i) for i in ids]
                 result = function(clip, pixels, ids, **options)
             result.info["seconds"] = clock.seconds / len(pixels)
+            asked = json.loads(json.dumps(options, default=str))  # as a file has them
+            result.about |= {"method": name, "options": asked, "model": clip.label}
             return result
 
         if name in METHODS and METHODS[name].__module__ != function.__module__:
