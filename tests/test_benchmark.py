@@ -19,7 +19,7 @@ from scipy import stats
 
 import nibkit
 from nibkit import benchmark
-from nibkit.benchmark import METRICS, batch, beside_paper, run, style, summary
+from nibkit.benchmark import METRICS, batch, beside_paper, run, style, summary, to_latex
 from nibkit.methods import method
 from nibkit.metrics import corrected_drops, drops, metric, perturbation
 from nibkit.metrics import stats as ranking
@@ -463,6 +463,18 @@ def test_style_puts_the_best_in_bold():
     assert "a&lt;b&gt;" in html and "image drop ↓" in html and "_low" not in html
     html = style(beside_paper(summary(table(nib=[(1.0, 0.0)])), "scenes-objects")).to_html()
     assert html.count("<b>") == 8 and "<b>1.0</b>" in html and "<b>0.90</b>" in html  # the paper's, of 1,000 pairs
+
+
+def test_latex_says_what_style_says():
+    s = summary(table(**{"nib exact": [(1.0, 0.0), (2.0, 100.0)], "c_d": [(3.0, 100.0), (3.0, 100.0)]}))
+    of = pd.DataFrame([{"model": "a_b", "weights": "0a", "dataset": "x", "pairs": 2, "of": 2, "paper_pairs": np.nan}])
+    text = to_latex(s, of.assign(failures=0))
+    assert r"\textbf{1.5} {\scriptsize (1.0 to 2.0)}" in text and r"Ours: a\_b, weights 0a" in text
+    assert text.count(r"\textbf") == 4 and all(rule in text for rule in (r"\toprule", r"\midrule", r"\bottomrule"))
+    assert "NIB (exact) & " in text and r"c\_d & " in text and r"image drop $\downarrow$" in text and "_low" not in text
+    beside = to_latex(beside_paper(summary(table(nib=[(1.0, 0.0)])), "scenes-objects"))
+    assert r"\multicolumn{2}{c}{image drop $\downarrow$}" in beside and r"\textbf{0.90}" in beside
+    assert "1.0} & -- &" in to_latex(beside_paper(summary(table(nib=[(1.0, 0.0)])), "mine"))
 
 
 def test_style_leaves_the_speed_of_controls_blank():

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from ..methods import display_name
 from ..metrics.confidence import HIGHER_IS_BETTER, METRICS
 from ..metrics.stats import mean_interval, pictures_of
 from ..models import checksum
@@ -87,6 +88,32 @@ def style(
 
     about: whose numbers these are, for the caption above the table. columns: the metrics' directions.
     """
+    shown = _cells(table, columns, "<b>{}</b>", "{}<br><small>{}</small>")
+    shown = shown.rename(columns=_heads(columns, " ↑", " ↓"))
+    styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
+    styled = shown.style.format_index(escape="html").set_table_styles(styles)
+    # pandas does not escape captions
+    return styled if about is None else styled.set_caption(html.escape(caption(about)))
+
+
+def to_latex(
+    table: pd.DataFrame, about: pd.DataFrame | None = None, columns: Mapping[str, bool | None] = HIGHER_IS_BETTER
+) -> str:
+    """A table of `summary` or `beside_paper` in LaTeX, for the package booktabs; columns in the paper's order.
+
+    As `style`: the best of a metric in bold, intervals small, arrows at better; methods have the paper's names. about:
+    whose numbers these are, for the caption.
+    """
+    shown = _cells(table, columns, r"\textbf{{{}}}", r"{} {{\scriptsize ({})}}").replace("–", "--")
+    heads = _heads(columns, r" $\uparrow$", r" $\downarrow$")
+    shown = shown.rename(index=display_name, columns=heads).rename_axis(index=None)
+    said = None if about is None else caption(about).translate({ord(c): rf"\{c}" for c in "_%&#$"})
+    layout = {"column_format": "l" + "r" * shown.shape[1], "multicol_align": "c", "position_float": "centering"}
+    return shown.style.format_index(escape="latex").to_latex(hrules=True, caption=said, **layout)
+
+
+def _cells(table: pd.DataFrame, columns: Mapping[str, bool | None], best: str, interval: str) -> pd.DataFrame:
+    """The text of a table's cells; best and interval: formats of a best value, and of a value with its interval."""
     names = {column: column[0] if isinstance(column, tuple) else column for column in table}
     dropped = [column for column, name in names.items() if name == "method" or name.endswith(("_low", "_high"))]
     shown = table.drop(columns=dropped).astype(object)
@@ -96,17 +123,18 @@ def style(
         values = table[column].round(decimals)
         text = values.map(f"{{:,.{decimals}f}}".format)
         if higher is not None:
-            text = text.mask(values == (values.max() if higher else values.min()), "<b>" + text + "</b>")
+            text = text.mask(values == (values.max() if higher else values.min()), text.map(best.format))
         if f"{column}_low" in table:
             low, high = (table[f"{column}_{end}"] for end in ("low", "high"))
             between = [f"{a:.{decimals}f} to {b:.{decimals}f}" for a, b in zip(low, high)]
-            text = (text + "<br><small>" + between + "</small>").where(low.notna(), text)
+            text = text.combine(pd.Series(between, text.index), interval.format).where(low.notna(), text)
         shown[column] = text.mask(values.isna(), "–")
     if "passes" in table and "pairs_per_second" in table:
         shown["pairs_per_second"] = shown["pairs_per_second"].mask(table["passes"] == 0, "")
-    heads = {name: name.replace("_", " ") + {True: " ↑", False: " ↓", None: ""}[up] for name, up in columns.items()}
-    shown = shown.rename(columns={**heads, "pairs_per_second": "pairs per second (ours: this run)"})
-    styles = [{"selector": "td", "props": "text-align: right"}, {"selector": "caption", "props": "text-align: left"}]
-    styled = shown.style.format_index(escape="html").set_table_styles(styles)
-    # pandas does not escape captions
-    return styled if about is None else styled.set_caption(html.escape(caption(about)))
+    return shown
+
+
+def _heads(columns: Mapping[str, bool | None], up: str, down: str) -> dict[str, str]:
+    arrows = {True: up, False: down, None: ""}
+    heads = {name: name.replace("_", " ") + arrows[higher] for name, higher in columns.items()}
+    return heads | {"pairs_per_second": "pairs per second (ours: this run)"}
