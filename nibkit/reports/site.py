@@ -1,6 +1,6 @@
 """The reports as a site: `python -m nibkit.reports.site FOLDER` makes it without running a notebook.
 
-A run that was made here (`python -m nibkit reports`) is shown as it is; of any other there are the committed tables and
+A run that was made here (`nibkit reports`) is shown as it is; of any other there are the committed tables and
 figures, and, where the committed notebook has that run's parameters, its page.
 """
 
