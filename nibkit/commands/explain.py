@@ -72,51 +72,52 @@ def command(parser: argparse.ArgumentParser) -> Run:
     )
     parser.add_argument("--json", metavar="FILE", help="write all scores into this file; - for the screen")
 
-    def run(args: argparse.Namespace) -> int:
-        from ..checks import whole
+    return _run
 
-        whole("--batch", args.batch)
-        photos = _photos(args.photos, args.more)
-        file, folder = _out(args.out, len(photos))
-        if args.json and args.json != "-":
-            writable("--json", args.json)
-        if len(photos) == 1:
-            photos[0].read()  # a broken picture is refused before the model is loaded
-        method, options = _method(args)
 
-        from tqdm import tqdm
+def _run(args: argparse.Namespace) -> int:
+    from ..checks import whole
 
-        import nibkit
+    whole("--batch", args.batch)
+    photos = _photos(args.photos, args.more)
+    file, folder = _out(args.out, len(photos))
+    if args.json and args.json != "-":
+        writable("--json", args.json)
+    if len(photos) == 1:
+        photos[0].read()  # a broken picture is refused before the model is loaded
+    method, options = _method(args)
 
-        clip = nibkit.load(args.model, args.device)
-        method.check(clip, options)
-        asked = [(photo, text) for photo in photos for text in photo.texts]
-        failed, facts, tables, thumbnails = [], [], [], []
-        found = _explained(clip, asked, args, options, failed)
-        for k, (name, rows) in enumerate(groupby(found, lambda row: row[0]), 1):
-            rows = list(rows)
-            facts.append({"photo": name, "texts": [fact for *_, fact in rows]})
-            if args.json != "-":
-                head = [f"{name}:"] if len(photos) > 1 else []
-                tqdm.write("\n".join([*head, *(_sentences(fact) for *_, fact in rows)]))  # above the bar
-            unit = f"thousandths of {method.unit or 'a score'} / patch"
-            if folder:
-                tables += [a.to_dataframe() for _, _, a, _ in rows]
-                stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(name)[0]).strip("-.")[-60:]
-                file = folder / "maps" / f"{k:04d}-{stem}.png"
-                thumbnails += [row[1:] for row in rows[: max(0, SHEET - len(thumbnails))]]
-            if file:
-                _draw(file, rows, unit)
-        if not facts:
-            raise ValueError(failed[0])
+    from tqdm import tqdm
+
+    import nibkit
+
+    clip = nibkit.load(args.model, args.device)
+    method.check(clip, options)
+    asked = [(photo, text) for photo in photos for text in photo.texts]
+    failed, facts, tables, thumbnails = [], [], [], []
+    found = _explained(clip, asked, args, options, failed)
+    for k, (name, rows) in enumerate(groupby(found, lambda row: row[0]), 1):
+        rows = list(rows)
+        facts.append({"photo": name, "texts": [fact for *_, fact in rows]})
         if args.json != "-":
-            print(*_about_gaps(facts), sep="\n", end="")
-        _write(clip, method, args, folder, facts, tables, thumbnails)
-        for said in dict.fromkeys(failed):
-            print(said, file=sys.stderr)
-        return 1 if failed else 0
-
-    return run
+            head = [f"{name}:"] if len(photos) > 1 else []
+            tqdm.write("\n".join([*head, *(_sentences(fact) for *_, fact in rows)]))  # above the bar
+        unit = f"thousandths of {method.unit or 'a score'} / patch"
+        if folder:
+            tables += [a.to_dataframe() for _, _, a, _ in rows]
+            stem = re.sub(r"[^\w.-]+", "-", os.path.splitext(name)[0]).strip("-.")[-60:]
+            file = folder / "maps" / f"{k:04d}-{stem}.png"
+            thumbnails += [row[1:] for row in rows[: max(0, SHEET - len(thumbnails))]]
+        if file:
+            _draw(file, rows, unit)
+    if not facts:
+        raise ValueError(failed[0])
+    if args.json != "-":
+        print(*_about_gaps(facts), sep="\n", end="")
+    _write(clip, method, args, folder, facts, tables, thumbnails)
+    for said in dict.fromkeys(failed):
+        print(said, file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _photos(first: str, more: list[str]) -> list[Photo]:
