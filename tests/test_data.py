@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nibkit import data
+from nibkit import data, models
 from nibkit.data import check
 from nibkit.scenes import datasets, world
 
@@ -447,3 +447,15 @@ def test_as_published_the_first_picture_of_32_chooses_for_all(scenes, several):
 def test_a_pair_with_one_caption_is_left_alone(scenes):
     pairs = data.load("scenes-objects")[:3]
     assert list(pairs.resolve(None)) == list(pairs)
+
+
+def test_figures_pass_over_pairs_that_cannot_be_used():
+    clip, good = models.load("scenes"), data.load("scenes-captions")[:2]
+
+    def broken():
+        raise data.DataError("gone.png cannot be read")
+
+    gone, long = data.Pair("gone", "a dog", broken), data.Pair("long", "dog " * 100, good[0].read_image)
+    mixed = data.PairDataset("x", [gone, good[0], long, good[1]])
+    assert [pair.id for pair in mixed.usable(clip, 1)] == [good[0].id]
+    assert [pair.id for pair in mixed.usable(clip, 9)] == [pair.id for pair in good]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -74,6 +75,18 @@ class PairDataset(Sequence):
 
     def __repr__(self) -> str:
         return f"PairDataset({self.name!r}, {len(self)} pairs)"
+
+    def usable(self, clip, n: int) -> PairDataset:
+        """The first n pairs whose picture can be read and whose caption fits `clip`: figures pass over the others."""
+
+        def fits(pair: Pair) -> bool:
+            try:
+                clip.check(clip.preprocess([pair.image]), clip.tokenize([pair.text]))
+            except ValueError:
+                return False
+            return True
+
+        return PairDataset(self.name, list(itertools.islice(filter(fits, self._pairs), n)))
 
     def resolve(self, clip, protocol: str = "corrected") -> PairDataset:
         """The same pairs with one caption each: of several, the most similar to the pair's own picture by `clip`.
